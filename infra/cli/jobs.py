@@ -16,8 +16,9 @@ from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.cost import begin_of, print_costs
 from infra.cli.following import download as download_outputs
 from infra.cli.following import exit_code, follow, print_error, print_files, print_warnings
-from infra.cli.output import Refused, Terminal, print_json, printable, usable_folder
+from infra.cli.output import FAILED, Refused, Terminal, print_json, printable, usable_folder
 from infra.cli.submission import label
+from infra.cli.watching import print_event
 
 jobs = App(name="jobs")
 
@@ -120,6 +121,20 @@ def wait(
     if as_json:
         print_json(ended)
     return exit_code(ended)
+
+
+@jobs.command
+def watch(job_id: str, *, as_json: AsJson = False, target: Target = Target()) -> int:
+    """Print what happens to a job, until it has ended. Ctrl-C ends the command, and the job goes on."""
+    console, status = Terminal(), ""
+    with target.client() as client:
+        for event in client.events(job_id):
+            if as_json:
+                print_json({"event": event.name, "data": event.data})
+            else:
+                print_event(console, event)
+            status = event.data.get("status", status)
+    return FAILED if status == "failed" else 0
 
 
 @jobs.command

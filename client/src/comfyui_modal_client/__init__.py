@@ -59,6 +59,7 @@ from comfyui_modal_client._errors import (
     WaitTimedOut,
     WebhookRejected,
 )
+from comfyui_modal_client._events import JobEvent
 from comfyui_modal_client._files import Downloaded
 from comfyui_modal_client._types import JobOptions, Json, ListOptions
 from comfyui_modal_client._version import __version__
@@ -84,6 +85,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "JobError",
+    "JobEvent",
     "JobOptions",
     "JobPage",
     "JobRow",

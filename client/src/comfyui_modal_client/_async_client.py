@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager, aclosing, closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
@@ -14,6 +14,7 @@ from comfyui_modal_client import _operations as op
 from comfyui_modal_client._answers import AcceptedJob, Batch, BatchPage, Job, JobPage
 from comfyui_modal_client._client import Client, ignore
 from comfyui_modal_client._errors import reached
+from comfyui_modal_client._events import RECONNECT_S, Following, JobEvent
 from comfyui_modal_client._files import CHUNK_BYTES, Downloaded
 from comfyui_modal_client._retries import Retries
 from comfyui_modal_client._transport import (
@@ -27,6 +28,7 @@ from comfyui_modal_client._transport import (
     check_download,
     check_upload,
     http_options,
+    received,
     request_of,
 )
 from comfyui_modal_client._types import JobOptions, Json, ListOptions
@@ -107,6 +109,34 @@ class AsyncClient:
         self, job_id: str, on_change: Callable[[Job], None] = ignore, *, timeout_s: float | None = None
     ) -> Job:
         return await self._run(op.wait_for_job(job_id, on_change, timeout_s))
+
+    async def events(self, job_id: str) -> AsyncIterator[JobEvent]:
+        following = Following(op.job_path(job_id, "events"))
+        while not following.is_over:
+            async with aclosing(await self._opened(following)) as response:
+                following.is_over = response.status_code == 204
+                try:
+                    async for chunk in response.aiter_raw():
+                        for event in received(following, chunk):
+                            yield event
+                except httpx.TransportError:
+                    pass  # the next connection continues after the last event
+            if not following.is_over:
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _opened(self, following: Following) -> httpx.Response:
+        async for attempt in self._retries.attempts_of(is_repeatable=True):
+            with attempt, reached(self._api.base_url):
+                request = self._api.build_request("GET", following.path, headers=following.headers)
+                response = await self._api.send(request, stream=True)
+                if response.is_error:
+                    async with aclosing(response):
+                        await response.aread()
+                return check_answer(response)
+        raise AssertionError  # the last attempt raises its error
+
+    async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AcceptedJob:
+        return await self._run(op.make(op.job_path(job_id, "retry"), {}, idempotency_key))
 
     async def jobs(self, **options: Unpack[ListOptions]) -> JobPage:
         return await self._run(op.list_jobs(options))

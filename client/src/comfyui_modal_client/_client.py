@@ -1,6 +1,7 @@
 """The blocking client. Its methods document those of `AsyncClient` too."""
 
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 from comfyui_modal_client import _operations as op
 from comfyui_modal_client._answers import AcceptedJob, Batch, BatchPage, Job, JobPage
 from comfyui_modal_client._errors import reached
+from comfyui_modal_client._events import RECONNECT_S, Following, JobEvent
 from comfyui_modal_client._files import CHUNK_BYTES, Downloaded
 from comfyui_modal_client._retries import Retries
 from comfyui_modal_client._transport import (
@@ -25,6 +27,7 @@ from comfyui_modal_client._transport import (
     check_download,
     check_upload,
     http_options,
+    received,
     request_of,
 )
 from comfyui_modal_client._types import JobOptions, Json, ListOptions
@@ -131,6 +134,44 @@ class Client:
         Raises `WaitTimedOut` after `timeout_s` seconds; the job goes on.
         """
         return self._run(op.wait_for_job(job_id, on_change, timeout_s))
+
+    def events(self, job_id: str) -> Iterator[JobEvent]:
+        """Yield what happens to the job, until it has ended: its state at first, and then each change.
+
+        All outputs come before the last event, a `status` of `completed` or `failed`. A stream that breaks is continued
+        after the last event. Previews are made while events are followed.
+
+        Raises `NotFound`, `Gone`, or `TooManyRequests` if too many streams stay open.
+        """
+        following = Following(op.job_path(job_id, "events"))
+        while not following.is_over:
+            with closing(self._opened(following)) as response:
+                following.is_over = response.status_code == 204
+                try:
+                    for chunk in response.iter_raw():
+                        yield from received(following, chunk)
+                except httpx.TransportError:
+                    pass  # the next connection continues after the last event
+            if not following.is_over:
+                time.sleep(RECONNECT_S)
+
+    def _opened(self, following: Following) -> httpx.Response:
+        for attempt in self._retries.attempts_of(is_repeatable=True):
+            with attempt, reached(self._api.base_url):
+                request = self._api.build_request("GET", following.path, headers=following.headers)
+                response = self._api.send(request, stream=True)
+                if response.is_error:
+                    with closing(response):
+                        response.read()
+                return check_answer(response)
+        raise AssertionError  # the last attempt raises its error
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AcceptedJob:
+        """Submit a job that has ended again, with the same inputs, and return the new job as `submit` does.
+
+        Raises `Conflict` if the job has not ended or its inputs are gone, and what `submit` raises.
+        """
+        return self._run(op.make(op.job_path(job_id, "retry"), {}, idempotency_key))
 
     def jobs(self, **options: Unpack[ListOptions]) -> JobPage:
         """Return a page of jobs, newest first: `jobs` and `next_cursor`, which is None on the last page.

@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
 import httpx
@@ -16,6 +16,7 @@ from comfyui_modal_client._errors import (
     problem_of,
     retry_after_of,
 )
+from comfyui_modal_client._events import Following, JobEvent
 from comfyui_modal_client._operations import Call, ReceiveFile, SendFile
 from comfyui_modal_client._version import __version__
 
@@ -121,6 +122,19 @@ def check_answer(response: httpx.Response) -> httpx.Response:
     if response.is_error:
         raise problem_of(response)
     return response
+
+
+def received(following: Following, chunk: bytes) -> Iterator[JobEvent]:
+    """Yield the events that are complete with these bytes. Raises `ApiUnreachable` for bytes that are no events."""
+    events = following.received(chunk)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration:
+            return
+        except ValueError as error:
+            raise ApiUnreachable(f"the API answered with something that is no event: {error}") from None
+        yield event
 
 
 def check_upload(step: SendFile, response: httpx.Response, *, attempt: int) -> None:

@@ -1,0 +1,58 @@
+"""Server-sent events of a job, decoded without I/O: both clients feed the bytes that they receive."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+RECONNECT_S = 0.5
+"""The pause before a stream that has ended is opened again."""
+MAX_EVENT_CHARACTERS = 4 * 1024 * 1024
+"""The longest event. The API's largest, a preview, has 128 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """`name` is `status`, `progress`, `node`, `preview` or `output`; `data` is described in the API's reference."""
+
+    name: str
+    data: dict[str, Any]
+
+
+class Following:
+    """What a client has received of a job's events, over all connections."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_over = False
+        """Whether the job has ended and its last event was received."""
+        self._last_id = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Begin a connection and return its headers. An event that the last one broke off is sent again."""
+        self._begin()
+        accept = {"accept": "text/event-stream"}
+        return accept | ({"last-event-id": self._last_id} if self._last_id else {})
+
+    def received(self, chunk: bytes) -> Iterator[JobEvent]:
+        """Yield the events that are complete with these bytes. Raises ValueError for what is no event."""
+        self._text += self._decoder.decode(chunk)
+        *blocks, self._text = self._text.split("\n\n")
+        if len(self._text) > MAX_EVENT_CHARACTERS:
+            raise ValueError("an event is too long")
+        for block in blocks:
+            fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and line[0] != ":")
+            if "event" not in fields:
+                continue
+            event = JobEvent(fields["event"], json.loads(fields["data"]))
+            yield event
+            # Set after the event was processed: if that fails, the next connection sends it again.
+            self._last_id = fields.get("id", self._last_id)
+            self.is_over = event.name == "status" and event.data.get("status") in ("completed", "failed")
