@@ -1,16 +1,20 @@
 """The services of the HTTP API. A composition root builds them, never a route."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from app.config import ApiConfig
 from storage.bucket.disk import BucketDisk
+from storage.concurrency import map_bounded
 from storage.intake.fetch import FetchPlaces, Meter
 from storage.intake.media_check import MediaCheck
 from storage.launcher import Launcher
 from storage.stores import Stores
+from storage.tickets import Tickets
 from storage.webhooks.receivers import ReceiverRules
 from workflows.manifest import NamedWorkflow
 
@@ -34,6 +38,16 @@ class Services:
     """The workflows that can be run by name."""
     disk: BucketDisk | None = None
     """The disk of a bucket on this machine; None for any other bucket."""
+
+    @property
+    def tickets(self) -> Tickets:
+        return Tickets(self.launcher, self.stores.objects)
+
+    async def withdraw_tickets(self, *pools: str, ended: Collection[str]) -> None:
+        """Withdraw the tickets that no queued job needs any more, now that the jobs `ended` were cancelled."""
+        with suppress(TimeoutError):  # a surplus ticket starts a container that finds nothing
+            async with asyncio.timeout(self.config.spawn_wait_s):
+                await map_bounded(pools, lambda pool: self.tickets.try_to_trim(pool, ended))
 
     def check_disk(self) -> None:
         """Raise `DiskAlmostFull` if the bucket's disk has no room for new data."""

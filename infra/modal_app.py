@@ -154,7 +154,7 @@ def download_models(command: Any, wanted: list[dict[str, Any]]) -> Iterator[Any]
     max_containers=deployment.max_workers,
     scaledown_window=deployment.scaledown_s,
     startup_timeout=deployment.container_start_s,
-    timeout=deployment.container_run_s,
+    timeout=deployment.call_s,
     enable_memory_snapshot=has_snapshot,
     experimental_options={"enable_gpu_snapshot": True} if deployment.snapshot_kind == "gpu" else {},
 )
@@ -169,7 +169,7 @@ class ComfyWorker:
         from infra.on_modal.worker import TicketWorker
 
         if has_snapshot:
-            self.worker = TicketWorker(self.pool, models.reload)
+            self.worker = TicketWorker(self.pool, models.reload, ticket_s=deployment.ticket_s)
             self.worker.prepare(is_on_gpu=deployment.snapshot_kind == "gpu")
 
     @modal.enter()
@@ -178,19 +178,19 @@ class ComfyWorker:
         from infra.on_modal.worker import TicketWorker
 
         if not has_snapshot:
-            self.worker = TicketWorker(self.pool, models.reload)
+            self.worker = TicketWorker(self.pool, models.reload, ticket_s=deployment.ticket_s)
         self.worker.start()
 
     @modal.method()
-    def run(self) -> str | None:
-        """Run the best queued job. Return its id, or None if there was none left.
+    def run(self, is_single: bool = False) -> int:  # noqa: FBT001, FBT002  a call of Modal has plain arguments
+        """Run queued jobs until none is left or the ticket's time is over, and return their number.
 
         A container whose engine cannot start takes no further ticket.
         """
         from workers.errors import EngineUnavailable
 
         try:
-            return self.worker.run_ticket()
+            return self.worker.run_ticket(modal.current_function_call_id(), is_single=is_single)
         except EngineUnavailable:
             if self.worker.is_broken:
                 modal.experimental.stop_fetching_inputs()

@@ -40,7 +40,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
+LONGEST_CALL_S = 24 * 3600
+CallSeconds = Annotated[int, Field(ge=1, le=LONGEST_CALL_S)]
 """The timeout of a Modal call. Modal accepts at most a day."""
 GPU_POOLS = "additional GPU pools, as JSON: the name that a job gives as `gpu` → a Modal GPU"
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
@@ -313,6 +314,11 @@ class DeploymentSettings(BaseSettings):
     )
     container_start_s: CallSeconds = Field(600, description="how long a GPU container may take to start, seconds")
     container_run_s: CallSeconds = Field(24 * 3600, description="how long one job may hold a GPU container, seconds")
+    ticket_s: Annotated[int, Field(ge=0, le=3600)] = Field(
+        300,
+        description="how long a GPU container goes on with further jobs before it asks Modal for its next ticket, "
+        "seconds; a container of an earlier deployment goes on as long",
+    )
     image: Literal["comfyui", "lite"] = Field(
         "comfyui", description="what workers run: a ComfyUI that is built into their image, or the lite engine"
     )
@@ -347,6 +353,11 @@ class DeploymentSettings(BaseSettings):
     def threads(self) -> dict[str, str]:
         """Return the variables that give the engine's libraries one thread a core of the container."""
         return dict.fromkeys(THREAD_VARIABLES, str(max(1, int(self.worker_cpu)))) if self.gpus else {}
+
+    @property
+    def call_s(self) -> int:
+        """The time limit of a ticket's call: the time for further jobs, and that of the last one."""
+        return min(self.ticket_s + self.container_run_s, LONGEST_CALL_S)
 
     @property
     def snapshot_kind(self) -> Literal["off", "cpu", "gpu"]:

@@ -33,6 +33,7 @@
                   /starts.json                          the results of the engine's latest starts
                   /attention.json                       earlier choices of attention, by image, GPU and driver
                   /use/<nn>.json                        how long some worker's engine computed and waited
+    tickets/<pool>/<ticket>                             a ticket that can be withdrawn; empty
     probes/<nonce>                                      test objects that `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -221,6 +222,15 @@ def engine_use(pool: str, place: int) -> str:
 
 def engine_starts(pool: str) -> str:
     return f"engines/{check_segment(pool)}/starts.json"
+
+
+def tickets(pool: str) -> str:
+    """Return the prefix of the pool's tickets."""
+    return f"tickets/{check_segment(pool)}/"
+
+
+def ticket(pool: str, ticket_id: str) -> str:
+    return tickets(pool) + check_segment(ticket_id)
 
 
 API_KEYS = "api-keys/"

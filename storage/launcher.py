@@ -1,6 +1,7 @@
 """`Launcher`: starts workers. A ticket requests one worker; it does not identify a job.
 
-A ticket can be lost or duplicated: the worker that it starts claims whatever job is best, perhaps none.
+A ticket can be lost or duplicated: the worker that it starts claims whatever jobs are best, perhaps none.
+`storage.tickets` decides how many are spawned and withdrawn.
 """
 
 from typing import Protocol
@@ -15,6 +16,10 @@ class Launcher(Protocol):
         """Return how many tickets no worker has taken yet; None if workers run permanently."""
         ...
 
+    async def most_containers(self, pool: str) -> int | None:
+        """Return how many workers of the pool can run at once; None means no limit."""
+        ...
+
     async def cancel(self, ticket: str) -> None:
         """Withdraw a ticket; unknown and finished ones are ignored."""
         ...
@@ -23,9 +28,10 @@ class Launcher(Protocol):
 class MemoryLauncher:
     """Keeps the tickets; for tests and simulations."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_containers: int | None = None) -> None:
         self.tickets: list[str] = []
         self.spawned: list[str] = []
+        self._most_containers = most_containers
 
     async def spawn(self, pool: str) -> str | None:
         self.spawned.append(pool)
@@ -35,6 +41,9 @@ class MemoryLauncher:
 
     async def waiting(self, pool: str) -> int | None:
         return sum(ticket.startswith(f"{pool}-") for ticket in self.tickets)
+
+    async def most_containers(self, pool: str) -> int | None:
+        return self._most_containers
 
     async def cancel(self, ticket: str) -> None:
         if ticket in self.tickets:
@@ -48,6 +57,9 @@ class NoLauncher:
         return None
 
     async def waiting(self, pool: str) -> int | None:
+        return None
+
+    async def most_containers(self, pool: str) -> int | None:
         return None
 
     async def cancel(self, ticket: str) -> None:

@@ -31,6 +31,13 @@ class Conclusions:
         while len(self._tasks) > self._limit:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until one ends, at most so long; return False at once if none is left."""
+        if not self._tasks:
+            return False
+        await asyncio.wait(self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
     async def all(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)

@@ -3,15 +3,15 @@
     job A   execute ────────────▶ conclude ──────────▶
     job B        read, stage ····▶ claim, execute ─────────▶ conclude
 
-`serve` runs a permanent local worker. While one job executes, the outputs of earlier ones are uploaded (`Conclusions`)
-and the next one is prepared (`Lookahead`), so between two jobs the engine waits for one conditional write.
-`serve_one` runs the single job of a Modal ticket to its end. A worker that stops releases its executing job to the
-queue, where another worker can claim it at once.
+`serve` runs a permanent local worker, `serve_queue` the jobs of a Modal ticket. While one job executes, the outputs of
+earlier ones are uploaded (`Conclusions`) and the next one is prepared (`Lookahead`), so between two jobs the engine
+waits for one conditional write. A worker that stops releases its executing job to the queue, where another worker can
+claim it at once.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from storage.errors import AttemptFenced, StorageError
@@ -100,7 +100,10 @@ class WorkerLoop:
                     if not has_run:
                         await bell.wait(self._identity.queue_poll_s)
         finally:
-            await asyncio.gather(self._lookahead.close(), self._conclusions.close())
+            await self._stop_overlap()
+
+    async def _stop_overlap(self) -> None:
+        await asyncio.gather(self._lookahead.close(), self._conclusions.close())
 
     async def _serve_next(self) -> bool:
         """Run the next job and conclude it in the background; return False if no job can be claimed."""
@@ -121,6 +124,36 @@ class WorkerLoop:
             self._conclusions.add(self._conclude(attempt))
             await self._replace_suspect_engine(attempt)
         return True
+
+    async def serve_queue(self, goes_on: Callable[[], Awaitable[bool]]) -> int:
+        """Run queued jobs to their ends until none can be claimed, and return their number.
+
+        `goes_on` is awaited before each claim, and may end it by returning False.
+        """
+        try:
+            return await self._serve_until_empty(goes_on)
+        finally:
+            await self._stop_overlap()
+
+    async def _serve_until_empty(self, goes_on: Callable[[], Awaitable[bool]]) -> int:
+        served = 0
+        try:
+            await self._conclusions.make_room()
+            while await goes_on():
+                if await self._serve_next():
+                    served += 1
+                    await self._conclusions.make_room()
+                # A job that arrives while the last outputs are uploaded need not wait for them.
+                elif not await self._conclusions.wait(self._identity.queue_poll_s):
+                    break
+            await self._lookahead.close()
+        except (StorageError, EngineUnavailable):
+            await self._conclusions.all()  # they need no engine, and the bucket may be back
+            raise
+        await self._conclusions.all()
+        # The container may end right after this call, so background deletions are awaited.
+        await self._stores.jobs.settled()
+        return served
 
     async def serve_one(self) -> StoredJob | None:
         """Run the best queued job to its end; return None if no job can be claimed."""

@@ -46,6 +46,7 @@ from app.submission.request import BatchRequest
 from storage.batch_pages import CountedBatch
 from storage.batch_record import BatchRecord, StoredBatch
 from storage.jobs.record import Status
+from storage.keys import DEFAULT_POOL
 
 BatchStatus = Literal["queued", "running", "finished"]
 REMOVED: Literal["removed"] = "removed"
@@ -204,8 +205,11 @@ async def show(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged."""
-    batches = context_of(request).stores.batches
+    context = context_of(request)
+    batches = context.stores.batches
     stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
+    pools = (DEFAULT_POOL, *context.config.gpu_pools)
+    await context.services.withdraw_tickets(*pools, ended=set(stored.record.job_ids))
     return await _stored_answer(request, stored, 202)
 
 

@@ -125,6 +125,8 @@ async def cancel(request: Request) -> Response:
         return record.retain(0).cancel(now=now) if purge else record.cancel(now=now)
 
     stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
+    if stored.record.status.is_terminal:  # it was queued
+        await context.services.withdraw_tickets(stored.record.pool, ended={stored.record.job_id})
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
     if not purge:
         return await job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)

@@ -1,6 +1,6 @@
 """Accepts one validated job. The commit of its job.json is the acceptance; everything written before it is a draft.
 
-quotas → (workflow, timer and index keys ∥ claim of the Idempotency-Key) → job.json → spawn
+quotas → (workflow, timer and index keys ∥ claim of the Idempotency-Key) → job.json → ticket
 """
 
 import asyncio
@@ -54,7 +54,8 @@ class Acceptance:
     """
 
     def __init__(self, services: Services, tenant: str, scope: str = "jobs") -> None:
-        self._launcher, self._stores = services.launcher, services.stores
+        self._stores = services.stores
+        self._tickets = services.tickets
         self._config = services.config
         self._tenant = tenant
         self._scope = scope
@@ -90,7 +91,7 @@ class Acceptance:
             except PreconditionFailed:  # the other request with this key committed the job in the meantime
                 admission.is_used = False
                 return await self._accepted(await self._stores.jobs.read(self._tenant, draft.job_id), is_replay=True)
-        await self.spawn(stored.record)
+        await self.request_workers(stored.record.pool)
         return Accepted(stored, estimated_s)
 
     async def _claim_and_prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> tuple[str, JobRecord]:
@@ -246,10 +247,10 @@ class Acceptance:
             brought[keys.partner_key(record.tenant, record.job_id)] = sealed
         return brought
 
-    async def spawn(self, record: JobRecord) -> None:
-        """Request a worker for the job's pool. A failure is logged and not raised."""
+    async def request_workers(self, pool: str, jobs: int = 1) -> None:
+        """Request workers for so many new jobs of the pool. A failure is logged and not raised."""
         try:
             async with asyncio.timeout(self._config.spawn_wait_s):
-                await self._launcher.spawn(record.pool)
+                await self._tickets.request(pool, jobs)
         except Exception:  # the job is committed and queued: a running worker claims it, or the reaper starts one
             logger.exception("no worker could be started")

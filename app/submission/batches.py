@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -193,7 +194,8 @@ class BatchAcceptance:
         numbered = list(enumerate(prepared.jobs))
         records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_files))
         opened = await self._stores.batches.accept(draft, records)
-        await map_bounded(records, self._acceptance.spawn)
+        pools = Counter(record.pool for record in records)
+        await map_bounded(pools, lambda pool: self._acceptance.request_workers(pool, pools[pool]))
         return AcceptedBatch(opened)
 
     async def _known(self, batch_id: str) -> StoredBatch | None:

@@ -226,13 +226,13 @@ class CloudChecks:
     async def ticket(self, pool: str) -> str | Note:
         limit_s = self._deployment.container_start_s + _COLD_START_S
         try:
-            job_id = await _asked(self._cloud.ticket(pool, limit_s))
+            jobs = await _asked(self._cloud.ticket(pool, limit_s))
         except TimeoutError:
             return Note(
                 f"no answer within {limit_s:.0f} s: it waits for a GPU, or runs a long job",
                 "run `comfyui-modal status`",
             )
-        return "a worker took it, and found no job" if job_id is None else f"a worker took it, and ran job {job_id}"
+        return "a worker took it, and ran a job" if jobs else "a worker took it, and found no job"
 
     async def image(self) -> str:
         """Check the deployed engine and publish its node classes, against which submissions are validated."""

@@ -109,12 +109,12 @@ class ModalCloud:
             found: list[dict[str, Any]] = await self._call(_collected(messages, on_progress))
         return found
 
-    async def ticket(self, pool: str, timeout_s: float) -> str | None:
+    async def ticket(self, pool: str, timeout_s: float) -> int:
         # After a timeout the ticket stays: cancelling it could stop a job that it has started meanwhile.
         with _translated():
-            call = await self._run(pool).spawn.aio()
-            job_id: str | None = await self._call(call.get.aio(timeout=timeout_s))
-        return job_id
+            call = await self._run(pool).spawn.aio(is_single=True)
+            jobs: int = await self._call(call.get.aio(timeout=timeout_s))
+        return jobs
 
     async def _call(self, answer: Awaitable[Any]) -> Any:
         """Await an answer of a container. Raise `CloudError` if its function failed."""

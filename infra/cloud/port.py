@@ -94,6 +94,7 @@ class Cloud(Protocol):
         """Run a command of `infra.models.sync` on the volume for these models, and return what it found."""
         ...
 
-    async def ticket(self, pool: str, timeout_s: float) -> str | None:
-        """Spawn a ticket and return the job that it ran, None if none waited. Raise TimeoutError if it takes longer."""
+    async def ticket(self, pool: str, timeout_s: float) -> int:
+        """Spawn a ticket for a single job and return how many it ran, at most 1. Raise TimeoutError if it takes
+        longer."""
         ...

@@ -5,6 +5,7 @@ from datetime import timedelta
 from infra.settings import Settings
 from storage.launcher import Launcher
 from storage.stores import Stores
+from storage.tickets import Tickets
 from storage.timers import Kind, TimerHandler
 from workers.upkeep.backlog import Backlog
 from workers.upkeep.jobs import JobTimers
@@ -21,5 +22,5 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
         "endpoint": stores.endpoints,
         "asset": stores.assets,
     }
-    backlog = Backlog(stores, launcher, lease=timedelta(seconds=settings.lease_s))
+    backlog = Backlog(stores, Tickets(launcher, stores.objects), lease=timedelta(seconds=settings.lease_s))
     return Reaper(TimerSweep(handlers, stores.objects, stores.clock), backlog)

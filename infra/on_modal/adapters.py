@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import modal
+from cachetools import TTLCache
 
 from infra.on_modal import API_FUNCTION, APP_NAME, DELIVER_FUNCTION, WORKER_CLASS
 from infra.settings import Settings
@@ -19,6 +20,9 @@ from storage.signal import OUTBOX_TOPIC, MemorySignal
 from storage.stores import Stores
 
 logger = logging.getLogger(__name__)
+
+SCALE_LIFE_S = 60.0
+"""How long a pool's limit of containers is remembered, which `comfyui-modal scale` may change."""
 
 
 class UnknownPool(LookupError):
@@ -54,6 +58,7 @@ class ModalLauncher:
 
     def __init__(self, pools: ModalPools) -> None:
         self._pools = pools
+        self._limits: TTLCache[str, int | None] = TTLCache(64, SCALE_LIFE_S)
 
     async def spawn(self, pool: str) -> str | None:
         call = await self._pools.run(pool).spawn.aio()
@@ -64,6 +69,12 @@ class ModalLauncher:
         stats = await self._pools.run(pool).get_current_stats.aio()
         backlog: int = stats.backlog
         return backlog
+
+    async def most_containers(self, pool: str) -> int | None:
+        if pool not in self._limits:
+            settings = await self._pools.run(pool).autoscaler.settings.aio()
+            self._limits[pool] = settings.max_containers
+        return self._limits[pool]
 
     async def cancel(self, ticket: str) -> None:
         try:

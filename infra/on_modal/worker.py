@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modal.exception import InputCancellation
+
 from infra.compose.stores import make_stores, s3_config
 from infra.compose.worker import (
     counted_starts,
@@ -24,16 +26,18 @@ from infra.compose.worker import (
 from infra.gpus import MODAL_USD_PER_S
 from infra.image import MODELS
 from infra.logs import configure_logging
-from infra.on_modal.adapters import ModalSignal
+from infra.on_modal.adapters import ModalSignal, modal_launcher
 from infra.on_modal.watched_snapshot import watched_snapshot
 from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings
 from storage.bucket.s3 import S3ObjectStore
 from storage.stores import Stores
+from storage.tickets import Tickets
 from workers.attention_memory import AttentionMemory
 from workers.comfy.host import EngineHost
 from workers.comfy.snapshot import SnapshotHost
 from workers.comfy.warm import WarmHost
+from workers.drain import Drain
 from workers.errors import EngineUnavailable
 from workers.loop import WorkerLoop
 from workers.read_ahead import ReadAhead, expected_values, graph_values
@@ -53,16 +57,17 @@ class TicketWorker:
 
     `prepare` runs before a container's snapshot, if there is one, and `start` after it. Whatever must differ between
     containers (connections, names) is created in `start`. `reload_models` makes models visible that were downloaded
-    after the container mounted their volume.
+    after the container mounted their volume. A ticket begins no further job after `ticket_s` seconds.
 
     `prepare` and `start` never raise because of the engine.
     """
 
-    def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None, *, ticket_s: float) -> None:
         self.is_broken = False
         """Whether this container must be replaced."""
         self._pool = pool
         self._reload_models = reload_models
+        self._ticket_s = ticket_s
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._prepared: EngineHost | None = None
@@ -106,6 +111,7 @@ class TicketWorker:
         stores = make_stores(settings, self._objects, ModalSignal())
         if (image := os.environ.get(IMAGE_VARIABLE)) is not None:
             self._memory = AttentionMemory(stores.attention, self._pool, image)
+        self._tickets = Tickets(modal_launcher(settings, stores), stores.objects)
         host = self._prepared or engine_host(settings, engine_environment(), self._memory)
         self._starts = counted_starts(settings, stores, host)
         self._start_worker = lambda: self._started(settings, stores, host)
@@ -151,21 +157,21 @@ class TicketWorker:
         folders = [Path(MODELS), Path(settings.engine) / "models"]
         await ReadAhead(folders).run(values or graph_values(warm_up_graph(settings) or {}))
 
-    def run_ticket(self) -> str | None:
-        """Run the best queued job and return its id, or None if there was none.
+    def run_ticket(self, ticket: str | None = None, *, is_single: bool = False) -> int:
+        """Run queued jobs, at most one if `is_single`, and return their number. `ticket` is the id of its call.
 
-        An interruption of the caller releases the job to the queue. `EngineUnavailable` means that no job was claimed.
+        An interruption of the caller releases the running job to the queue. After `EngineUnavailable` none is claimed.
         """
         if self._worker is None:
             self._run(self._begin())
         assert self._worker is not None  # noqa: S101  or `_begin` has raised
-        self._see_new_models()
+        limit_s = 0.0 if is_single else self._ticket_s
+        drain = Drain(self._worker, self._tickets, self._pool, limit_s=limit_s, before_claim=self._see_new_models)
         try:
-            stored = self._run(self._worker.serve_one())
+            return self._run(drain.run(ticket), on_withdrawn=drain.end_soon)
         except EngineUnavailable:
             self.is_broken = True
             raise
-        return None if stored is None else stored.record.job_id
 
     def stop(self) -> None:
         """Stop the engine and the event loop, and close the connections."""
@@ -188,24 +194,30 @@ class TicketWorker:
         configure_logging(name, settings.log_level, settings.secret_values())
         return settings.model_copy(update={"process_name": name, "pool": self._pool})
 
-    def _see_new_models(self) -> None:
+    async def _see_new_models(self) -> None:
         """Reload the models' volume, if possible."""
         # Modal refuses a reload while the engine has a file of the volume open, and the job may need no new model.
         try:
-            self._reload_models()
+            await asyncio.to_thread(self._reload_models)
         except Exception as error:
             logger.info("models are those of before", extra={"reason": str(error)})
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], on_withdrawn: Callable[[], None] | None = None) -> T:
+        """Run a coroutine on the event loop. If `on_withdrawn` is given, it goes on when Modal cancels the call."""
         ended = threading.Event()
         future = asyncio.run_coroutine_threadsafe(_announced(work, ended), self._loop)
-        try:
-            return future.result()
-        # Modal interrupts the thread with an exception. The coroutine must first release its job to the queue.
-        except BaseException:
-            future.cancel()
-            ended.wait(GIVE_BACK_S)
-            raise
+        while True:
+            try:
+                return future.result()
+            # Modal interrupts the thread with an exception. The coroutine must first release its job to the queue.
+            except BaseException as interruption:
+                # A ticket that is withdrawn just as it is taken has a job whose client still waits for it.
+                if isinstance(interruption, InputCancellation) and on_withdrawn is not None:
+                    on_withdrawn()
+                    continue
+                future.cancel()
+                ended.wait(GIVE_BACK_S)
+                raise
 
 
 async def _announced(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:

@@ -210,5 +210,8 @@ class PausingLauncher:
     async def waiting(self, pool: str) -> int | None:
         return await self._launcher.waiting(pool)
 
+    async def most_containers(self, pool: str) -> int | None:
+        return await self._launcher.most_containers(pool)
+
     async def cancel(self, ticket: str) -> None:
         await self._launcher.cancel(ticket)

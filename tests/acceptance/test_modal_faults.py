@@ -14,14 +14,15 @@ from tests.plane.state import Container
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow
 
 WORKER = "ComfyWorker.*"
-RUN_S = 12
-"""The time limit of a ticket, after which Modal kills its container."""
+RUN_S, TICKET_S = 8, 4
+"""Modal kills the container of a ticket after both."""
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterator[Deployed]:
     settings = bucket_settings(s3_server, "modal-faults") | {"lease_s": 3, "max_attempts": 2}
-    with deployed(tmp_path_factory.mktemp("plane"), settings, COMFYUI_MODAL_CONTAINER_RUN_S=str(RUN_S)) as app:
+    limits = {"COMFYUI_MODAL_CONTAINER_RUN_S": str(RUN_S), "COMFYUI_MODAL_TICKET_S": str(TICKET_S)}
+    with deployed(tmp_path_factory.mktemp("plane"), settings, **limits) as app:
         yield app
 
 
@@ -90,7 +91,7 @@ def test_a_job_that_kills_its_containers_fails(app: Deployed) -> None:
 @pytest.mark.soak("contract/test_reaper.py::test_a_job_that_loses_every_worker_fails")
 def test_a_job_above_the_ticket_limit_fails(app: Deployed) -> None:
     """A job whose containers Modal kills at the ticket's time limit fails after its attempts."""
-    job_id = app.submit(slow(3 * RUN_S))
+    job_id = app.submit(slow(3 * (RUN_S + TICKET_S)))
     job = app.ended(job_id, is_swept=True)
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "worker_lost"), job
 

@@ -90,7 +90,10 @@ class Calls:
 
     async def FunctionCallCancel(self, request: Any) -> Any:
         """End queued inputs at once; the containers of running inputs learn of it by their heartbeats."""
-        call = self._call(request.function_call_id)
+        await self.cancel(self._call(request.function_call_id))
+        return empty_pb2.Empty()
+
+    async def cancel(self, call: Call) -> None:
         call.cancelled = True
         async with self._state.changed:
             for entry in call.inputs:
@@ -103,7 +106,6 @@ class Calls:
                 else:
                     entry.container.to_cancel.append(entry.id)
             self._state.changed.notify_all()
-        return empty_pb2.Empty()
 
     async def settle(self, entry: Input, result: Any, data_format: int) -> None:
         """Store a result, retry by the function's policy, or run a preempted input again."""

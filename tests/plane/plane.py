@@ -18,7 +18,7 @@ from tests.plane.calls import Calls, finish
 from tests.plane.container_calls import ContainerCalls
 from tests.plane.containers import Containers
 from tests.plane.functions import Functions
-from tests.plane.state import Container, Function, Input, State
+from tests.plane.state import Call, Container, Function, Input, State
 from tests.plane.web import Web
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["ModalClient"]
@@ -82,6 +82,10 @@ class Plane:
     def deliver_again(self, entry: Input) -> None:
         """Give a running input to another container as well, because delivery is at least once."""
         self._run(self._calls.deliver_again(entry))
+
+    def cancel(self, call: Call) -> None:
+        """Cancel a call, whether or not a container has taken its inputs."""
+        self._run(self._calls.cancel(call))
 
     def forget_ended_calls(self) -> None:
         """Remove ended calls, as Modal does when their results expire."""

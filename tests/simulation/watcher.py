@@ -285,7 +285,7 @@ class Watcher:
 
     def check_empty(self) -> None:
         """Check that the bucket is empty after all retention times, except for objects that belong to no job."""
-        lasting = ("engines/", f"tenants/{TENANT}/runtimes/")
+        lasting = ("engines/", "tickets/", f"tenants/{TENANT}/runtimes/")
         left = [
             key
             for key in self.bucket.keys()  # noqa: SIM118  it is no dict

@@ -34,8 +34,10 @@ from storage.jobs.filters import JobFilter
 from storage.jobs.index import event_ref
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
+from storage.keys import DEFAULT_POOL
 from storage.launcher import NoLauncher
 from storage.stores import Stores
+from storage.tickets import Tickets
 from storage.tombstone import LIFE
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
@@ -45,6 +47,7 @@ from tests.simulation.virtual_time import VirtualClock
 from tests.simulation.wakeups import LossySignal, TicketOffice
 from tests.simulation.watcher import ENDS, TENANT, Watcher
 from tests.support.records import itself
+from workers.drain import Drain
 from workers.loop import WorkerLoop
 
 T = TypeVar("T")
@@ -64,6 +67,8 @@ SETTINGS = Settings(
 )
 CHAOS_S = (20.0, 50.0)
 SETTLING_S = 1800.0
+WORKERS = 3
+TICKET_S = 20.0
 POLL_S = 5.0
 CLIENT_PATIENCE_S = 30.0
 REPLAY_TRIES = 3
@@ -100,7 +105,7 @@ class World:
         self.signal = LossySignal(self.chance)
         self.is_crowded = self.chance.random() < 0.3
         """Whether many jobs compete for one worker, so that they overlap in it."""
-        self.office = TicketOffice() if not self.is_crowded and self.chance.random() < 0.5 else None
+        self.office = TicketOffice(WORKERS) if self.chance.random() < 0.5 else None
         self.has_batch = self.chance.random() < 0.3
         self.processes: dict[str, Process] = {}
         self.stops: dict[str, asyncio.Event] = {}
@@ -115,7 +120,7 @@ class World:
             self._keep_api,
             self._keep_reaper,
             self._keep_deliverer,
-            *[self._keep_worker] * (1 if self.is_crowded else self.chance.randint(1, 3)),
+            *[self._keep_worker] * (1 if self.is_crowded else self.chance.randint(1, WORKERS)),
         ):
             self._background.append(asyncio.create_task(slot()))
         self._background.append(asyncio.create_task(self._kill_at_random()))
@@ -176,7 +181,7 @@ class World:
             self.watcher.busy[process.name] = lambda host=host: host.is_busy  # type: ignore[misc]
             settings = SETTINGS.model_copy(update={"process_name": process.name})
             stop = self.stops[process.name] = asyncio.Event()
-            serving = self._serve(worker_loop(settings, stores, host), stop)
+            serving = self._serve(worker_loop(settings, stores, host), stores, stop)
             await self._until_end(process, process.start(serving))
             del self.processes[process.name]
 
@@ -184,14 +189,15 @@ class World:
         """Return a report of what the process does to its engine while it lives."""
         return lambda what: self.watcher.misused(what) if process.alive else None
 
-    async def _serve(self, worker: WorkerLoop, stop: asyncio.Event) -> None:
+    async def _serve(self, worker: WorkerLoop, stores: Stores, stop: asyncio.Event) -> None:
         await worker.start()
         if self.office is None:
             await worker.serve(stop)
             return
         while not stop.is_set():
-            await self.office.tickets.get()
-            await self._preemptible(worker.serve_one(), stop)
+            ticket = await self.office.take()
+            tickets = Tickets(self.office, stores.objects)
+            await self._preemptible(Drain(worker, tickets, DEFAULT_POOL, limit_s=TICKET_S).run(ticket), stop)
 
     async def _preemptible(self, ticket: Coroutine[Any, Any, Any], stop: asyncio.Event) -> None:
         """Run a ticket that can be interrupted as on Modal, which gives its job back."""

@@ -1,8 +1,9 @@
 """Requests workers for queued jobs whose ticket was lost, or whose worker died before its claim.
 
 The launcher counts the tickets that are not taken yet. If more jobs than tickets have waited for a while, the sweep
-spawns the difference. A sweep costs one LIST, one more for each pool with queued jobs, a GET for each of the first
-jobs that have waited long, and one for the state of the pool's engine starts.
+spawns the difference, up to the containers that the pool may have (`storage.tickets`). A sweep costs one LIST, one more
+for each pool with queued jobs, a GET for each of the first jobs that have waited long, and one for the state of the
+pool's engine starts.
 
 If the engine of a pool failed to start too often, the jobs queued meanwhile fail, unless a worker of that pool runs a
 job. No worker is requested until the pause is over, and then only one.
@@ -19,9 +20,9 @@ from storage.index_keys import QUEUE, QueueEntry
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 from storage.jobs.timers import YOUNG
-from storage.launcher import Launcher
 from storage.pools.engine_starts import WELL, StartState
 from storage.stores import Stores
+from storage.tickets import Tickets
 from storage.timers import Timer, lane_prefix
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ PATIENCE = timedelta(seconds=30)
 class Backlog:
     """`lease` is the lease of running jobs."""
 
-    def __init__(self, stores: Stores, launcher: Launcher, *, lease: timedelta) -> None:
+    def __init__(self, stores: Stores, tickets: Tickets, *, lease: timedelta) -> None:
         self._stores = stores
-        self._launcher = launcher
+        self._tickets = tickets
         # At most half of the lease, so that a job requeued after its worker's loss is always old enough to be checked.
         self._patience = min(PATIENCE, lease / 2)
 
@@ -137,17 +138,12 @@ class Backlog:
         if jobs == 0 or starts.paused_until is not None:
             return []
         try:
-            coming = await self._launcher.waiting(pool)
-            if coming is None:
-                return []
             # After exhausted starts a single worker tests whether the engine starts again.
-            missing = max(0, (1 if starts.is_exhausted else jobs) - coming)
-            for _ in range(missing):
-                await self._launcher.spawn(pool)
+            spawned = await self._tickets.replace_lost(pool, 1 if starts.is_exhausted else jobs)
         except Exception:  # the next sweep counts the queue again
             logger.exception("no worker could be started", extra={"pool": pool})
             return []
-        return ["spawned"] * missing
+        return ["spawned"] * spawned
 
 
 def _parsed(key: str) -> QueueEntry | None:
