@@ -222,7 +222,7 @@ class Settings(BaseSettings, ApiOptions):
     progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker polls for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker polls the queue, seconds")
-    parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
+    parallel_uploads: Count = Field(8, description="outputs of a job that a worker uploads at once")
     concluding_jobs: int = Field(
         2, ge=0, description="finished jobs whose outputs a worker may still upload when it begins another; 0: none"
     )

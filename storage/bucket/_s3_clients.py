@@ -59,7 +59,8 @@ def make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Cli
             signature_version="s3v4",
             # Servers other than AWS usually have no host name for each bucket.
             s3={"addressing_style": "path" if config.endpoint_url else "auto"},
-            max_pool_connections=max(config.threads, config.transfer_threads + 1),
+            # Each of the transfers at once has as many threads; a connection beyond the pool's size is not used again.
+            max_pool_connections=max(config.threads, config.transfer_threads**2),
             connect_timeout=config.connect_timeout_s,
             read_timeout=config.read_timeout_s,
             retries={"total_max_attempts": attempts, "mode": "standard"},

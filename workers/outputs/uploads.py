@@ -1,4 +1,5 @@
-"""Uploads outputs to the bucket while later nodes, and the next jobs, still run.
+"""Uploads outputs to the bucket while later nodes, and the next jobs, still run: several at once, each while it is hashed
+and measured.
 
 An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
 soon as every output was fetched. Outputs are listed in the order in which their nodes finished, then in each node's
@@ -10,13 +11,13 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
@@ -27,11 +28,13 @@ from storage.jobs.models import Output
 from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import EngineError, OutputFailed, StorageFailed
-from workers.outputs.media import Facts, examine
+from workers.outputs.media import Facts, content_type_of, examine
 from workers.outputs.names import DistinctNames, safe_folder
 from workers.outputs.payload import InlineOutput, names_in, outputs_of, type_of
 from workflows.graph import Graph
 from workflows.messages import Executed, Message, Preview
+
+T = TypeVar("T")
 
 SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
 """ComfyUI's node that sends its images over the socket instead of saving them."""
@@ -49,7 +52,7 @@ class UploadPolicy:
     """`parallel` is the number of concurrent uploads. The record repeats texts of at most `inline_text_bytes` each, the
     first ones up to `all_inline_text_bytes` in total."""
 
-    parallel: int = 4
+    parallel: int = 8
     inline_text_bytes: int = 16 * 1024
     all_inline_text_bytes: int = 256 * 1024
     max_outputs: int = 1_000
@@ -212,6 +215,19 @@ class OutputUploads:
             output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
 
+    async def _examined_and_sent(self, key: str, path: Path, filename: str, content_type: str, size: int) -> Facts:
+        """Upload a file while it is hashed and measured, and return its facts."""
+        uploading = asyncio.create_task(
+            retry_while_unavailable(lambda: self._objects.upload_file(key, path, content_type=content_type, size=size))
+        )
+        try:
+            facts = await _examined(path, filename, content_type, size)
+            await uploading
+        finally:
+            uploading.cancel()
+            await asyncio.gather(uploading, return_exceptions=True)
+        return facts
+
     async def _store(
         self, node_id: str, path: Path, named: _Named, size: int, *, content_type: str | None = None
     ) -> Output:
@@ -223,10 +239,9 @@ class OutputUploads:
         record = self._record
         key = keys.output(record.tenant, record.job_id, record.attempt, named.position, filename)
         try:
-            facts = await _examined(path, filename, content_type, size)
-            await retry_while_unavailable(
-                lambda: self._objects.upload_file(key, path, content_type=facts.content_type, size=size)
-            )
+            if content_type is None:
+                content_type = await _in_thread(content_type_of, path, filename)
+            facts = await self._examined_and_sent(key, path, filename, content_type, size)
             is_changed = path.stat().st_size != size
         except FileChanged:
             is_changed = True
@@ -249,11 +264,14 @@ class OutputUploads:
         )
 
 
-async def _examined(path: Path, filename: str, content_type: str | None, size: int) -> Facts:
+async def _in_thread(call: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_EXAMINING, partial(call, *arguments))
+
+
+async def _examined(path: Path, filename: str, content_type: str, size: int) -> Facts:
     stop = threading.Event()
-    work = partial(examine, path, filename, content_type, size=size, stop=stop)
     try:
-        return await asyncio.get_running_loop().run_in_executor(_EXAMINING, work)
+        return await _in_thread(partial(examine, path, filename, content_type, size=size, stop=stop))
     finally:
         stop.set()  # a thread cannot be cancelled
 
