@@ -155,21 +155,6 @@ class WorkerLoop:
         await self._stores.jobs.settled()
         return served
 
-    async def serve_one(self) -> StoredJob | None:
-        """Run the best queued job to its end; return None if no job can be claimed."""
-        await self._free_engine()
-        attempt = self._attempt_of(await self._claimed(self._claim()))
-        stored = None
-        if attempt is not None:
-            stored = attempt.claimed
-            if await self._execute(attempt):
-                stored = await self._conclude(attempt)
-                # After the commit, so that the client does not wait for the restart.
-                await self._replace_suspect_engine(attempt)
-        # A container may end right after this call, so background deletions are awaited.
-        await self._stores.jobs.settled()
-        return stored
-
     async def _free_engine(self) -> None:
         """Make the engine ready for a job. Called while none uses it or its folders."""
         if not self._host.is_alive():

@@ -314,7 +314,7 @@ async def test_a_worker_applies_the_graph_trust_of_the_job(bench: Bench, graphs:
 async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
     """The record of a running job lists outputs that are already in the bucket."""
     record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(30, 0.1), "4": saved("3")})
-    running = asyncio.create_task(bench.worker.serve_one())
+    running = asyncio.create_task(bench.serve_one())
     seen = await bench.until(record.job_id, lambda r: r.outputs)
     assert seen.status is Status.RUNNING
     assert [output.node_id for output in seen.outputs] == ["2"]
@@ -348,7 +348,7 @@ async def test_a_worker_republishes_its_engine_information(tmp_path: Path) -> No
         published = []
         for minutes in (0, 10, 25, 10):
             clock.set(clock.now() + timedelta(minutes=minutes))
-            await bench.worker.serve_one()
+            await bench.serve_one()
             info = EngineInfo.from_bytes((await bench.objects.get(keys.engine_info("default"))).body)
             assert "SaveImage" in info.object_info
             published.append(info.published_at)
@@ -363,7 +363,7 @@ async def test_the_files_of_a_job_are_not_published_as_the_engines(tmp_path: Pat
         await bench.run(example("still"), input_files=(await bench.input_file("photo.png", png()),))
         assert list(tmp_path.rglob("photo.png"))
         clock.set(clock.now() + timedelta(minutes=35))
-        await bench.worker.serve_one()
+        await bench.serve_one()
         assert not list(tmp_path.rglob("photo.png"))
 
 

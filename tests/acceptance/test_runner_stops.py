@@ -33,7 +33,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 async def test_a_cancelled_job_stops(bench: Bench) -> None:
     """Cancelling a job interrupts its engine and keeps finished outputs."""
     record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(), "4": saved("3")})
-    running = asyncio.create_task(bench.worker.serve_one())
+    running = asyncio.create_task(bench.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
     now = SystemClock().now()
     await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
@@ -48,7 +48,7 @@ async def test_a_job_that_ignores_interrupts_replaces_the_engine(bench: Bench) -
     """A cancelled job that ignores interrupts ends as cancelled, and the next job runs on another engine."""
     graph = {"1": EMPTY, "2": node("LiteHang", image=["1", 0], seconds=600.0), "3": saved("2")}
     record = await bench.submit(graph)
-    running = asyncio.create_task(bench.worker.serve_one())
+    running = asyncio.create_task(bench.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.current_node == "2")
     now = SystemClock().now()
     await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
@@ -67,7 +67,7 @@ async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
 async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
     """An attempt does not change the record after another attempt has taken over the job."""
     record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
-    running = asyncio.create_task(bench.worker.serve_one())
+    running = asyncio.create_task(bench.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
     now = SystemClock().now()
     taken = await bench.jobs.evolve(
@@ -143,7 +143,7 @@ async def test_a_prompt_in_a_foreign_comfyui_is_withdrawn(bench: Bench, how: str
 async def test_a_frozen_engine_does_not_delay_a_cancelled_job(bench: Bench) -> None:
     """A cancelled job ends in time although its frozen engine answers nothing."""
     record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
-    running = asyncio.create_task(bench.worker.serve_one())
+    running = asyncio.create_task(bench.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
     assert bench.host.pid is not None
     (engine,) = psutil.Process(bench.host.pid).children()
@@ -170,7 +170,7 @@ async def test_slow_uploads_do_not_hold_the_gpu(tmp_path: Path, why: str) -> Non
     """A timeout or a cancellation also ends a job whose graph is done and whose output is being uploaded."""
     async with workbench(tmp_path, objects=SlowUploads(SystemClock())) as bench:
         record = await bench.submit({"1": EMPTY, "2": saved()}, timeout_s=2 if why == "timeout" else 600)
-        running = asyncio.create_task(bench.worker.serve_one())
+        running = asyncio.create_task(bench.serve_one())
         if why == "cancelled":
             await bench.until(record.job_id, lambda r: r.progress_details.nodes_completed == 2)
             now = SystemClock().now()

@@ -42,13 +42,13 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
         await bench.run(WARM.graph())
         await bench.submit(SIZES[name].graph(), timeout_s=600)
         with spending() as spent:
-            stored = await bench.worker.serve_one()
-        assert stored is not None
-        assert stored.record.status is Status.COMPLETED, stored.record.error_detail
+            record = await bench.serve_one()
+        assert record is not None
+        assert record.status is Status.COMPLETED, record.error_detail
         with engine_client(bench.host.url) as client:
             history = client.get("/history").json()
         refs = [ref for entry in history.values() for node in entry["outputs"].values() for ref in node["files"]]
-        report(spent, job_id=stored.record.job_id, engine=bench.host.url, refs=refs[WARM.files :])
+        report(spent, job_id=record.job_id, engine=bench.host.url, refs=refs[WARM.files :])
         await asyncio.to_thread(sys.stdin.read)
     await objects.close()
 

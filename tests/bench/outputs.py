@@ -84,10 +84,10 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
         await bench.run(WARM.graph())
         await bench.submit(SIZES[name].graph(), timeout_s=600)
         with spending() as spent:
-            stored = await bench.worker.serve_one()
-        assert stored is not None
-        assert stored.record.status is Status.COMPLETED, stored.record.error_detail
-        assert len(stored.record.outputs) == SIZES[name].files
+            record = await bench.serve_one()
+        assert record is not None
+        assert record.status is Status.COMPLETED, record.error_detail
+        assert len(record.outputs) == SIZES[name].files
         report(spent)
         while line := await asyncio.to_thread(sys.stdin.readline):
             with spending() as spent:

@@ -10,7 +10,7 @@ from storage.jobs.record import JobRecord
 from tests.compare.engine import RealEngine, spec
 from tests.compare.files import Folders, Listing, content, input_files, listing, placeholders, probes
 from tests.compare.graphs import NamedGraph, changes
-from tests.compare.ours import Ours, RecordingHost, ended
+from tests.compare.ours import Ours, RecordingHost
 from tests.compare.running import Runs, without_models
 from tests.compare.table import Compared
 from workers.comfy.process import EngineProcess
@@ -93,7 +93,7 @@ class Comparison:
                 graph.name, said, await own.check(graph, media), await strangers.check(graph, media), frozenset(media)
             )
             if one.own.says == "accepted":
-                await self._record(one, graph, recording, await ended(worker))
+                await self._record(one, graph, recording, await own.run(worker))
             compared.append(one)
         await own.close()
         await strangers.close()

@@ -19,11 +19,11 @@ from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.jobs.record import JobRecord
-from storage.jobs.store import StoredJob
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
 from tests.compare.engine import ANSWER_S, BODY, CheckResult, errors_of
 from tests.compare.graphs import NamedGraph
+from tests.support.workbench import serve_one
 from workers.attention import NOT_OURS
 from workers.comfy.engine import ANY_SIZE, FileRef, History, Prompt, PromptQueue
 from workers.comfy.host import EngineHost
@@ -159,12 +159,11 @@ class Ours:
         code = str(answer["type"]).rpartition("/")[2].rpartition(":")[2]
         return CheckResult("refused", errors_of(answer.get("node_errors")), frozenset(), answer["detail"], code)
 
+    async def run(self, worker: WorkerLoop) -> JobRecord:
+        """Run the queued job with this worker and return its record."""
+        record = await serve_one(worker, self.stores)
+        assert record is not None
+        return record
+
     async def close(self) -> None:
         await self._client.aclose()
-
-
-async def ended(worker: WorkerLoop) -> JobRecord:
-    """Run the queued job with this worker and return its record."""
-    stored = await worker.serve_one()
-    assert isinstance(stored, StoredJob)
-    return stored.record

@@ -20,7 +20,7 @@ from storage.jobs.record import JobRecord
 from tests.compare.engine import RealEngine
 from tests.compare.files import INPUT, Listing
 from tests.compare.graphs import Document, NamedGraph
-from tests.compare.ours import Ours, ended
+from tests.compare.ours import Ours
 from tests.compare.table import DIFFERENT, EQUAL, FAILED, UNSTABLE
 from workers.comfy.engine import PromptQueue
 from workers.comfy.process import EngineProcess
@@ -146,7 +146,7 @@ class Runs:
         checked = await self._ours.check(graph, media, timeout_s=3 * self._limit_s)
         if checked.says != "accepted":
             return Ran(ok=False, files=Counter(), reason=f"not accepted again: {checked.reason}")
-        record = await ended(self._worker)
+        record = await self._ours.run(self._worker)
         if record.status != "completed":
             return Ran(ok=False, files=Counter(), reason=str(record.error))
         return Ran(ok=True, files=await self._delivered(record))

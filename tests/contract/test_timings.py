@@ -59,7 +59,7 @@ async def test_a_worker_publishes_how_long_its_engine_computed(tmp_path: Path) -
     async with workbench(tmp_path, clock=clock) as bench:
         await bench.run({"1": EMPTY, "2": slow(5), "3": saved("2")})
         clock.set(clock.now() + timedelta(minutes=2))
-        await bench.worker.serve_one()
+        await bench.serve_one()
         use = await bench.stores.engine_use.sum("default")
     assert use.workers == 1
     assert use.computed_s >= 0.4

@@ -26,7 +26,7 @@ from tests.support.api_server import BLUE, PNG, Api, running_api
 from tests.support.counted_bucket import Cost, CountedBucket
 from tests.support.post import Post
 from tests.support.records import CREATED
-from tests.support.workbench import Bench, quick_policy, workbench
+from tests.support.workbench import Bench, quick_policy, serve_once, workbench
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 
 LONG_S = 3600.0
@@ -157,8 +157,7 @@ class _Scene:
 
     async def _run(self) -> Cost:
         await self._taken()
-        stored = await self.bench.worker.serve_one()
-        assert stored is None or stored.record.error is None, stored
+        await serve_once(self.bench.worker)
         return await self._taken()
 
     async def _sweep(self) -> Cost:

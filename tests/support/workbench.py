@@ -16,7 +16,8 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, SystemClock
 from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
-from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.store import JobStore
+from storage.keys import DEFAULT_POOL
 from storage.signal import MemorySignal
 from storage.stores import Stores
 from tests.support.environment import MEASURED
@@ -35,7 +36,7 @@ ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if nam
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A worker; `worker.serve_one()` runs the best queued job."""
+    """A worker that serves no job by itself."""
 
     stores: Stores
     signal: MemorySignal
@@ -57,9 +58,13 @@ class Bench:
     async def run(self, graph: dict[str, Any], **fields: Any) -> JobRecord:
         """Submit a job and run it as the worker."""
         await self.submit(graph, **fields)
-        stored = await self.worker.serve_one()
-        assert isinstance(stored, StoredJob)
-        return stored.record
+        record = await self.serve_one()
+        assert record is not None
+        return record
+
+    async def serve_one(self) -> JobRecord | None:
+        """Run the best queued job to its end and return its record; None if there is none."""
+        return await serve_one(self.worker, self.stores)
 
     async def until(self, job_id: str, wanted: Callable[[JobRecord], object]) -> JobRecord:
         """Poll the job until `wanted` holds."""
@@ -96,6 +101,23 @@ async def workbench(
         yield Bench(stores, signal, worker, host)
     finally:
         await worker.stop()
+
+
+async def serve_one(worker: WorkerLoop, stores: Stores) -> JobRecord | None:
+    """Run a worker's best queued job to its end and return its record; None if there is none."""
+    best = await stores.queue.peek(DEFAULT_POOL)
+    await serve_once(worker)
+    return None if best is None else (await stores.jobs.read(best.tenant, best.job_id)).record
+
+
+async def serve_once(worker: WorkerLoop) -> int:
+    """Run at most one job, as a ticket for a single one does, and return the number of jobs."""
+    claims = iter([True])
+
+    async def goes_on() -> bool:
+        return next(claims, False)
+
+    return await worker.serve_queue(goes_on)
 
 
 def quick_policy(*, max_attempts: int = 1, **report: Any) -> AttemptPolicy:

@@ -1,5 +1,6 @@
-"""Uploads outputs to the bucket while later nodes, and the next jobs, still run: several at once, each while it is hashed
-and measured.
+"""Uploads outputs to the bucket while later nodes, and the next jobs, still run.
+
+Several files are uploaded at once, each while it is hashed and measured.
 
 An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
 soon as every output was fetched. Outputs are listed in the order in which their nodes finished, then in each node's
