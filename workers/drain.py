@@ -50,7 +50,7 @@ class Drain:
     async def run(self, ticket: str | None = None) -> int:
         """Run queued jobs and return their number. `ticket` is the id under which the ticket can be withdrawn."""
         try:
-            served = await self._worker.serve_queue(self._goes_on)
+            served = await self._worker.serve_queue(self._goes_on, looks_ahead=self._limit_s > 0)
         except BaseException:
             if self._trimming is not None:
                 self._trimming.cancel()

@@ -105,7 +105,7 @@ class WorkerLoop:
     async def _stop_overlap(self) -> None:
         await asyncio.gather(self._lookahead.close(), self._conclusions.close())
 
-    async def _serve_next(self) -> bool:
+    async def _serve_next(self, *, looks_ahead: bool = True) -> bool:
         """Run the next job and conclude it in the background; return False if no job can be claimed."""
         await self._free_engine()
         # Before the claim, since a claimed job must be able to start at once.
@@ -115,7 +115,8 @@ class WorkerLoop:
             # The keys of past commits are deleted in the background; an idle worker has time to wait for that.
             await self._stores.jobs.settled()
             return False
-        self._lookahead.start(attempt.is_submitted)
+        if looks_ahead:
+            self._lookahead.start(attempt.is_submitted)
         try:
             has_executed = await self._execute(attempt)
         finally:
@@ -125,22 +126,23 @@ class WorkerLoop:
             await self._replace_suspect_engine(attempt)
         return True
 
-    async def serve_queue(self, goes_on: Callable[[], Awaitable[bool]]) -> int:
+    async def serve_queue(self, goes_on: Callable[[], Awaitable[bool]], *, looks_ahead: bool = True) -> int:
         """Run queued jobs to their ends until none can be claimed, and return their number.
 
-        `goes_on` is awaited before each claim, and may end it by returning False.
+        `goes_on` is awaited before each claim, and may end it by returning False. With `looks_ahead` the next job is
+        prepared while one executes.
         """
         try:
-            return await self._serve_until_empty(goes_on)
+            return await self._serve_until_empty(goes_on, looks_ahead)
         finally:
             await self._stop_overlap()
 
-    async def _serve_until_empty(self, goes_on: Callable[[], Awaitable[bool]]) -> int:
+    async def _serve_until_empty(self, goes_on: Callable[[], Awaitable[bool]], looks_ahead: bool) -> int:  # noqa: FBT001  always given
         served = 0
         try:
             await self._conclusions.make_room()
             while await goes_on():
-                if await self._serve_next():
+                if await self._serve_next(looks_ahead=looks_ahead):
                     served += 1
                     await self._conclusions.make_room()
                 # A job that arrives while the last outputs are uploaded need not wait for them.

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.anyio
 
 KIB = 1024
 EXPECTED: dict[Phase, dict[str, int]] = {
-    Phase.SUBMIT: {"PUT": 6},
-    Phase.SUBMIT_MEDIUM: {"PUT": 7},
-    Phase.SUBMIT_KEYED: {"PUT": 8, "GET": 1},
+    Phase.SUBMIT: {"PUT": 7},
+    Phase.SUBMIT_MEDIUM: {"PUT": 8},
+    Phase.SUBMIT_KEYED: {"PUT": 9, "GET": 1},
     Phase.REPEAT: {"GET": 2},
     Phase.RUN: {"PUT": 8, "LIST": 1, "GET": 2, "DELETE": 2},
     Phase.RUN_TWO: {"PUT": 9, "LIST": 1, "GET": 2, "DELETE": 2},
@@ -29,6 +29,7 @@ EXPECTED: dict[Phase, dict[str, int]] = {
     Phase.LOOK: {"GET": 1},
     Phase.PAGE: {"LIST": 1, "GET": 2},
     Phase.IDLE: {"LIST": 1},
+    Phase.AHEAD: {"LIST": 1},
     Phase.SWEEP: {"LIST": 3},
     Phase.OUTBOX: {"LIST": 1},
     Phase.REMOVAL: {"PUT": 3, "LIST": 2, "GET": 4, "DELETE": 7},
@@ -78,10 +79,11 @@ async def test_the_cost_of_a_claim_does_not_depend_on_the_queue_length(clock: Ma
 
 @pytest.mark.parametrize(("waiting", "read"), [(10, 10), (3_000, 100)])
 async def test_a_long_queue_does_not_make_the_reaper_expensive(clock: ManualClock, waiting: int, read: int) -> None:
-    """A sweep reads at most a hundred queued jobs and the engine's starts, and makes a fixed number of LISTs."""
+    """A sweep reads at most a hundred queued jobs and the engine's starts, makes a fixed number of LISTs, and
+    writes a key for each ticket that it requests."""
     bucket = CountedBucket(clock)
     shop = Shop(bucket, clock)
     await fill_queued(bucket, waiting, clock.now())
     bucket.take()
     await shop.reaper.sweep()
-    assert bucket.take().requests == {"LIST": 4, "GET": read + 1}
+    assert bucket.take().requests == {"LIST": 4, "GET": read + 1, "PUT": read}

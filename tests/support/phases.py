@@ -59,6 +59,7 @@ class Phase(StrEnum):
     LOOK = "GET /v1/jobs/{id}"
     PAGE = "GET /v1/jobs, a page of 2"
     IDLE = "an idle worker's poll of the queue"
+    AHEAD = "a busy worker's look at the queue, every 5 s"
     SWEEP = "a quiet pass of the reaper"
     OUTBOX = "a poll of the outbox, where nothing is due"
     REMOVAL = "removal when its time is over, and of its tombstone 30 days later"
@@ -115,7 +116,9 @@ class _Scene:
         look = await self._taken()
         await self.api.client.get("/v1/jobs?limit=2")
         page = await self._taken()
-        return {Phase.LOOK: look, Phase.PAGE: page, Phase.IDLE: await self._run()}
+        idle = await self._run()
+        await self.bench.stores.queue.look("default")
+        return {Phase.LOOK: look, Phase.PAGE: page, Phase.IDLE: idle, Phase.AHEAD: await self._taken()}
 
     async def _written_meanwhile(self) -> dict[Phase, Cost]:
         """Measure a claim and the worker's writes while the job runs."""

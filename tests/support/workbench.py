@@ -117,7 +117,7 @@ async def serve_once(worker: WorkerLoop) -> int:
     async def goes_on() -> bool:
         return next(claims, False)
 
-    return await worker.serve_queue(goes_on)
+    return await worker.serve_queue(goes_on, looks_ahead=False)
 
 
 def quick_policy(*, max_attempts: int = 1, **report: Any) -> AttemptPolicy:
