@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+from storage.tickets import MOST_COUNTED
 from tests.simulation.faults import Faults, ProcessDied
 
 T = TypeVar("T")
@@ -101,7 +102,9 @@ class ProcessStore:
         await self._call("put", target, lambda: self._bucket.copy(source, target, content_type=content_type))
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        return await self._call("list", prefix, lambda: self._bucket.list(prefix, after=after, limit=limit))
+        # A worker that counts the queue for its tickets does not choose a job by that.
+        operation = "count" if limit >= MOST_COUNTED else "list"
+        return await self._call(operation, prefix, lambda: self._bucket.list(prefix, after=after, limit=limit))
 
     async def delete(self, *keys: str) -> None:
         """Delete the keys one by one; a failure may leave some deleted, as on a real server."""
@@ -125,7 +128,7 @@ class ProcessStore:
         result = await effect()
         self._watch(self._process, operation, key)
         self._maybe_die(rates.death_after)
-        if operation not in ("get", "list"):  # a read that fails has no effect
+        if operation not in ("get", "list", "count"):  # a read that fails has no effect
             self._faults.maybe_fail(rates.error_after)
         return result
 

@@ -30,7 +30,7 @@ class FaultyProxy:
     `faults` are used one per request whose method is in `methods`; other requests pass. Any other request meets a
     random fault with `probability`, and `met` counts these. Of `ignored_headers` the proxy acts as a server that does
     not know them, and `unknown` queries get status 501. `seen` lists the method and path, query included, of each
-    request.
+    request. Requests whose path has `held` in it are never answered.
     """
 
     upstream: str
@@ -41,6 +41,7 @@ class FaultyProxy:
     met: Counter[Weather] = field(default_factory=Counter)
     ignored_headers: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+    held: str | None = None
     passed: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
     hangs_after: int | None = None
@@ -54,6 +55,8 @@ class FaultyProxy:
             await self.recovered.wait()
         if self.unknown & request.query.keys():
             return _s3_error(501, "NotImplemented")
+        if self.held is not None and self.held in request.raw_path:
+            await asyncio.Event().wait()  # until the client, or this proxy, ends
         fault = self._next_fault(request)
         body = await request.read()
         match fault:
