@@ -106,8 +106,8 @@ async def test_an_accepted_batch_adds_one_request(memory_api: Api) -> None:
     await submit(memory_api, 1)
     assert len(await row_keys(memory_api)) == 2
     # Timer and draft; workflow and record; row, timer and the opened batch; the job's timer and four index keys; timer
-    # and the reconciled batch.
-    assert objects.requests["PUT"] == 2 + 2 + 3 + 5 + 2
+    # and the reconciled batch; the ticket.
+    assert objects.requests["PUT"] == 2 + 2 + 3 + 5 + 2 + 1
 
 
 class Dying(MemoryObjectStore):
