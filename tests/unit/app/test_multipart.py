@@ -1,0 +1,62 @@
+"""The reader of asset uploads: it holds neither files nor headers in memory, however they arrive."""
+
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from app.comfy_v2.multipart import PIECE, BadMultipart, FileTooLarge, MultipartFile
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+CHUNK = bytes(64 * 1024)
+HEAD = b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+END = b"\r\n--B--\r\n"
+
+
+async def body(head: bytes, chunks: int, end: bytes) -> AsyncIterator[bytes]:
+    yield head
+    for _ in range(chunks):
+        yield CHUNK
+    yield end
+
+
+async def test_a_large_file_is_never_in_memory(tmp_path: Path) -> None:
+    """A file of 48 MiB is hashed and written in a few MiB of memory."""
+    path, size = tmp_path / "file", 48 * MIB
+    tracemalloc.start()
+    try:
+        received = await MultipartFile(b"B", path, limit=size).receive(body(HEAD, size // len(CHUNK), END))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (received.size_bytes, path.stat().st_size) == (size, size)
+    assert received.hash == blake3(bytes(size)).hexdigest()
+    assert peak < 6 * PIECE
+
+
+@pytest.mark.parametrize("size", [2 * MIB - len(CHUNK), 64 * MIB])
+async def test_a_file_above_the_limit_is_refused_while_it_arrives(tmp_path: Path, size: int) -> None:
+    """A file that exceeds the limit is refused after it, whatever would follow."""
+    limit = 2 * MIB - len(CHUNK) - 1
+    path = tmp_path / "file"
+    with pytest.raises(FileTooLarge):
+        await MultipartFile(b"B", path, limit=limit).receive(body(HEAD, size // len(CHUNK), END))
+    assert path.stat().st_size <= limit
+
+
+@pytest.mark.parametrize("head", [b"--B\r\nX-Long: ", b"--B\r\nX"])
+async def test_an_endless_header_is_refused(tmp_path: Path, head: bytes) -> None:
+    """A header of a part that does not end is refused after a few KiB."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield head
+        for number in range(1000):
+            assert number < 10
+            yield b"x" * 4096
+
+    with pytest.raises(BadMultipart):
+        await MultipartFile(b"B", tmp_path / "file", limit=MIB).receive(endless())
