@@ -40,7 +40,9 @@ class WorkflowInput(ResponseBody):
     """An input, by the name that POST /v1/workflows/{name}/jobs takes."""
 
     name: str
-    type: InputType = Field(description="image, video and audio take a URL, or {data | url | upload_id, filename}")
+    type: InputType = Field(
+        description="image, video and audio take a URL, or {data | url | upload_id | asset_id, filename}"
+    )
     description: str
     required: bool
     default: Any = Field(description="what is used without a value")

@@ -28,12 +28,13 @@ PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "numbe
 class MediumInput(RequestBody):
     """A file for an input of a named workflow, as an object with exactly one source, or as its URL."""
 
-    kind: ClassVar[str] = 'a file: its URL, or {"url": …}, {"upload_id": …} or {"data": …}'
+    kind: ClassVar[str] = 'a file: its URL, or {"url": …}, {"upload_id": …}, {"asset_id": …} or {"data": …}'
 
     filename: str | None = Field(None, description="as the node sees it; its suffix matters", examples=["cat.png"])
     data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
     url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
+    asset_id: str | None = Field(None, description="an asset: an upload, or another job's output by its `asset_id`")
 
     @model_validator(mode="before")
     @classmethod
@@ -144,4 +145,5 @@ def input_pointers(workflow: NamedWorkflow, named: NamedJobRequest, document: An
 
 def _medium(name: str, named: NamedInput, value: MediumInput) -> MediumSource:
     filename = value.filename or f"{name}{SUFFIXES[named.type]}"
-    return MediumSource(name=filename, data=value.data, url=value.url, upload_id=value.upload_id)
+    sources = value.model_dump(exclude={"filename"})
+    return MediumSource(name=filename, **sources)

@@ -146,3 +146,15 @@ async def test_an_idempotency_key_belongs_to_one_workflow(api: Api) -> None:
     assert responses[0].json()["job_id"] == responses[1].json()["job_id"]
     other = await api.client.post("/v1/workflows/silence/jobs", json={}, headers=headers)
     assert other.json()["type"] == "/problems/idempotency-key-reused"
+
+
+async def test_an_asset_is_the_input_of_a_named_workflow(api: Api) -> None:
+    """A file input of a named workflow takes an asset, whose bytes are used in place."""
+    parts = {"data": {"content_type": "image/png", "file_path": "x.png"}, "files": {"file": PNG}}
+    asset_id = (await api.client.post("/api/v2/assets", **parts)).json()["id"]  # type: ignore[arg-type]  # of httpx
+    job = await post(api, "still", inputs={"image": {"asset_id": asset_id}})
+    assert job.status_code == 202, job.text
+    record = (await api.stores.jobs.read("default", job.json()["job_id"])).record
+    assert "/uploads/" in record.input_files[0].key
+    missing = await post(api, "still", inputs={"image": {"asset_id": "unknown"}})
+    assert (missing.status_code, missing.json()["pointer"]) == (422, "/inputs/image/asset_id")

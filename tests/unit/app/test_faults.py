@@ -195,8 +195,9 @@ def test_a_named_workflows_missing_input_is_named_with_its_kind() -> None:
             {
                 "pointer": "/inputs/image",
                 "fault": "missing",
-                "detail": 'image is missing; it is a file: its URL, or {"url": …}, {"upload_id": …} or {"data": …}',
-                "expected": 'a file: its URL, or {"url": …}, {"upload_id": …} or {"data": …}',
+                "detail": 'image is missing; it is a file: its URL, or {"url": …}, {"upload_id": …}, {"asset_id": …} '
+                'or {"data": …}',
+                "expected": 'a file: its URL, or {"url": …}, {"upload_id": …}, {"asset_id": …} or {"data": …}',
             }
         ]
 
