@@ -130,7 +130,8 @@ def watch(job_id: str, *, as_json: AsJson = False, target: Target = Target()) ->
     with target.client() as client:
         for event in client.events(job_id):
             if as_json:
-                print_json({"event": event.name, "data": event.data})
+                sys.stdout.write(json.dumps({"event": event.name, "data": event.data}) + "\n")
+                sys.stdout.flush()
             else:
                 print_event(console, event)
             status = event.data.get("status", status)
