@@ -43,8 +43,8 @@ class RequestLimits(MediaLimits):
     )
     max_upload_bytes_a_day: PositiveInt | None = Field(
         None,
-        description="most bytes that one tenant brings on a day (UTC), uploads and files in requests; "
-        "any number if unset",
+        description="most bytes that one tenant brings on a day (UTC): uploads, files in requests, and copies of "
+        "outputs and files for new jobs; any number if unset",
     )
     max_request_bytes: PositiveInt = Field(700 * MIB, description="largest request body")
     # 700 MiB at 3 Mbit/s.
@@ -66,7 +66,9 @@ class RequestLimits(MediaLimits):
         1_000, description="most requests of one tenant that wait for jobs or batches at one API process"
     )
     # Modal counts each as a request in flight of its container, which takes 100.
-    max_streams: PositiveInt = Field(60, description="most open streams of events at one API process")
+    max_streams: PositiveInt = Field(
+        60, description="most open streams of events at one API process; one tenant gets half of them"
+    )
     max_streams_of_key: PositiveInt = Field(20, description="of these, streams of one key")
     max_stream_s: PositiveFloat = Field(
         140.0, description="after how long a stream of events ends, so that its client reconnects, seconds"

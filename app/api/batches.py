@@ -21,7 +21,7 @@ from app.api.context import (
     long_poll,
     principal_of,
     shared_answer,
-    shared_text,
+    shared_body,
     tenant_of,
     wait_seconds,
     whole_number,
@@ -225,8 +225,8 @@ async def _batch_answer(
 ) -> Response:
     record, base = state.record, base_url(request)
     key = ("batch", record.batch_id, state.etag)
-    text = await shared_text(request, key, lambda: batch_view(record, state.statuses, base))
-    return Response(text, status, {"etag": state.etag} | NO_STORE | (headers or {}), "application/json")
+    body = await shared_body(request, key, lambda: batch_view(record, state.statuses, base))
+    return Response(body, status, {"etag": state.etag} | NO_STORE | (headers or {}), "application/json")
 
 
 OPERATIONS = (

@@ -59,7 +59,7 @@ class Context:
     live: LiveWatch
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
-    rendered: SharedReads[str]
+    rendered: SharedReads[bytes]
 
     def end_waits(self) -> None:
         """End all long polls before the process stops."""
@@ -99,7 +99,7 @@ def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None =
     return Response(model.model_dump_json(), status, headers, "application/json")
 
 
-async def shared_text(request: Request, key: Hashable, make: Callable[[], BaseModel]) -> str:
+async def shared_body(request: Request, key: Hashable, make: Callable[[], BaseModel]) -> bytes:
     """Render a large response off the event loop, once for all requests that need it now.
 
     A change answers all clients that wait for it at once, and to render each answer alone would stop the loop. `key`
@@ -107,19 +107,22 @@ async def shared_text(request: Request, key: Hashable, make: Callable[[], BaseMo
     """
     # The base is part of the key because the links repeat the request's host, which each client chooses.
     rendered, base = context_of(request).rendered, base_url(request)
-    return await rendered.get(tenant_of(request), (key, base), lambda: off_loop(lambda: make().model_dump_json()))
+    return await rendered.get(
+        tenant_of(request), (key, base), lambda: off_loop(lambda: make().model_dump_json().encode())
+    )
 
 
 async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel]]) -> Response:
     """Respond to an expensive GET. Concurrent requests for the same URL share one read."""
     url, base = request.url, base_url(request)
 
-    async def text() -> str:
-        return (await make()).model_dump_json()
+    async def body() -> bytes:
+        return (await make()).model_dump_json().encode()
 
     # The base is part of the key because the links repeat the request's host, which each client chooses.
-    body = await context_of(request).shared.get(tenant_of(request), (url.path, url.query, base), text)
-    return Response(body, 200, NO_STORE, "application/json")
+    # Encoded once: each of the requests that wait would otherwise encode megabytes, all in the same turn of the loop.
+    found = await context_of(request).shared.get(tenant_of(request), (url.path, url.query, base), body)
+    return Response(found, 200, NO_STORE, "application/json")
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -87,6 +87,8 @@ async def events(request: Request) -> Response:
     context = context_of(request)
     position = position_of(request)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
+    if position.attempt > stored.record.attempt:
+        raise Problem("invalid-parameter", f"{LAST_EVENT_ID} or since: the job has had no attempt {position.attempt}")
     story = Story(position)
     if story.is_over and not (await events_of(story, stored.record))[0]:
         # EventSource reconnects for ever after any other answer.

@@ -15,7 +15,7 @@ from app.api.context import (
     context_of,
     long_poll,
     shared_answer,
-    shared_text,
+    shared_body,
     tenant_of,
     wait_seconds,
     whole_number,
@@ -197,8 +197,8 @@ async def job_answer(
     headers = {"etag": _etag(record), **NO_STORE, **(more or {})}
     if not is_awaited and len(record.outputs) <= QUICKLY_SHOWN:
         return answer(view(), status, headers)
-    text = await shared_text(request, ("job", record.job_id, record.rev), view)
-    return Response(text, status, headers, "application/json")
+    body = await shared_body(request, ("job", record.job_id, record.rev), view)
+    return Response(body, status, headers, "application/json")
 
 
 def _etag(record: JobRecord) -> str:

@@ -42,7 +42,7 @@ async def _frames(request: Request, context: Context, known: str) -> AsyncGenera
             return
         number = feed.number_of(known)
         while True:
-            missed = None if number is None else feed.since(number)
+            missed = None if number is None else feed.next_after(number)
             if number is None or missed is None:  # a new client or a slow one, or very many events
                 number = feed.position
                 yield sync(feed, number)

@@ -19,7 +19,7 @@ from app.api.context import (
     identity_of,
     json_body,
     principal_of,
-    shared_text,
+    shared_body,
     tenant_of,
 )
 from app.api.job_view import QUICKLY_SHOWN
@@ -102,20 +102,20 @@ async def workflow(request: Request) -> Response:
     """Return the graph that runs, without `extra_data`: with its `inputs` set, if it came by /v1."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
 
-    async def text() -> str:
-        return await _workflow_text(context.stores.jobs, tenant, job_id)
+    async def read() -> bytes:
+        return await _workflow_body(context.stores.jobs, tenant, job_id)
 
     # Few at a time: a graph and its inputs have megabytes, and are in memory until they are joined.
-    body = await context.shared.get(tenant, (SCOPE, "workflow", job_id), text)
+    body = await context.shared.get(tenant, (SCOPE, "workflow", job_id), read)
     return Response(body, headers=NO_STORE, media_type="application/json")
 
 
-async def _workflow_text(jobs: JobStore, tenant: str, job_id: str) -> str:
+async def _workflow_body(jobs: JobStore, tenant: str, job_id: str) -> bytes:
     stored = await jobs.read_with_workflow(tenant, job_id)
     document = stored.workflow or await jobs.workflow(tenant, job_id)
     if inputs := await jobs.inputs(stored.record):
         document = await off_loop(_with_inputs, document, inputs)
-    return f'{{"workflow":{document.decode()},"format":"api"}}'  # the stored graph is JSON already
+    return b'{"workflow":%b,"format":"api"}' % document  # the stored graph is JSON already
 
 
 def _with_inputs(document: bytes, inputs: Sequence[Input]) -> bytes:
@@ -148,8 +148,8 @@ async def job_answer(request: Request, record: JobRecord, status: int = 200) -> 
 
     if len(record.outputs) <= QUICKLY_SHOWN:
         return answer(view(), status, NO_STORE)
-    text = await shared_text(request, (SCOPE, record.job_id, record.rev), view)
-    return Response(text, status, NO_STORE, "application/json")
+    body = await shared_body(request, (SCOPE, record.job_id, record.rev), view)
+    return Response(body, status, NO_STORE, "application/json")
 
 
 def mount_of(request: Request) -> str:

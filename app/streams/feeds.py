@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import islice
 
 from cachetools import LRUCache
 
@@ -25,7 +26,10 @@ LOOKS_PER_S = 5
 LINGER_S = 30.0
 """How long a feed goes on without a stream, so that a client that reconnects continues where it was."""
 MOST_KEPT = 5_000
-"""Events that a feed keeps for clients that reconnect or are slow."""
+MOST_KEPT_BYTES = 4 * 1024**2
+"""Events that a feed keeps for clients that reconnect or are slow, and the bytes of them."""
+PIECE_BYTES = 64 * 1024
+"""What a client is sent at once of the events that it missed, unless one event has more."""
 
 MOST_OVER = 10_000
 """The ended jobs that a feed remembers."""
@@ -44,7 +48,8 @@ class Feed:
         self._name = secrets.token_hex(8)
         self._stories: dict[str, Story] = {}
         self._over: LRUCache[str, None] = LRUCache(MOST_OVER)
-        self._kept: deque[bytes] = deque(maxlen=MOST_KEPT)
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
         self._count = 0
         self._has_looked = False
         self._changed = asyncio.Event()
@@ -71,12 +76,22 @@ class Feed:
         name, _, number = event_id.partition("-")
         if name != self._name or not number.isdecimal() or len(number) > 15 or int(number) > self._count:
             return None
-        return int(number) if self.since(int(number)) is not None else None
+        return int(number) if self._keeps_after(int(number)) else None
 
-    def since(self, number: int) -> list[bytes] | None:
-        """Return the events after this number; None if they are no longer kept."""
-        missed = self._count - number
-        return None if missed > len(self._kept) else list(self._kept)[len(self._kept) - missed :]
+    def next_after(self, number: int) -> list[bytes] | None:
+        """Return the next events after this number, few at a time; None if they are no longer kept."""
+        if not self._keeps_after(number):
+            return None
+        piece, size = list[bytes](), 0
+        for event in islice(self._kept, len(self._kept) - (self._count - number), None):
+            size += len(event)
+            if piece and size > PIECE_BYTES:
+                break
+            piece.append(event)
+        return piece
+
+    def _keeps_after(self, number: int) -> bool:
+        return self._count - number <= len(self._kept)
 
     async def wait(self, number: int, timeout_s: float) -> None:
         """Wait for an event after this number, and for the first look."""
@@ -122,12 +137,18 @@ class Feed:
                 self._over[record.job_id] = None
             else:
                 self._stories[record.job_id] = story
-            self._kept.extend(await off_loop(self._rendered, shown))
-            self._count += len(shown)
+            self._keep(await off_loop(self._rendered, shown))
             self._wake()
         if not self._has_looked:
             self._has_looked = True
             self._wake()
+
+    def _keep(self, rendered: Sequence[bytes]) -> None:
+        self._kept.extend(rendered)
+        self._kept_bytes += sum(map(len, rendered))
+        self._count += len(rendered)
+        while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft())
 
     def _rendered(self, events: Sequence[Sent]) -> list[bytes]:
         return [

@@ -28,26 +28,32 @@ def frame(name: str, data: BaseModel, event_id: str | None = None) -> bytes:
 
 
 class OpenStreams:
-    """Bounds the open streams of a process and of each key, and says whether their keys are still valid."""
+    """Bounds the open streams of a process, of a tenant (half of them) and of a key, and checks their keys."""
 
     def __init__(self, door: Doorkeeper, *, most: int, most_of_key: int, budget_s: float) -> None:
         self._door = door
-        self._most, self._most_of_key = most, most_of_key
+        self._most, self._most_of_key, self._most_of_tenant = most, most_of_key, max(1, most // 2)
         self._budget_s = budget_s
         self._of_key: Counter[str] = Counter()
+        self._of_tenant: Counter[str] = Counter()
 
     @contextmanager
-    def counted(self, kid: str) -> Iterator[None]:
+    def counted(self, principal: Principal) -> Iterator[None]:
         """Count one stream while the context is open. Raises `Problem` beyond a limit."""
+        kid, tenant = principal.kid, principal.tenant
         if self._of_key[kid] >= self._most_of_key:
             raise self._refusal(f"{self._most_of_key} streams of this key are open at this process already")
+        if self._of_tenant[tenant] >= self._most_of_tenant:
+            raise self._refusal(f"{self._most_of_tenant} of your streams are open at this process already")
         if self._of_key.total() >= self._most:
             raise self._refusal(f"{self._most} streams are open at this process already")
         self._of_key[kid] += 1
+        self._of_tenant[tenant] += 1
         try:
             yield
         finally:
             self._of_key -= Counter((kid,))  # which also drops a key without streams
+            self._of_tenant -= Counter((tenant,))
 
     def _refusal(self, detail: str) -> Problem:
         return Problem("too-many-streams", detail, headers={"Retry-After": str(RETRY_S)})
@@ -102,5 +108,5 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Here and not in the route: a response that is never sent must not keep its place.
         async with aclosing(self._frames):
-            with self._streams.counted(self._principal.kid), self._in_flight.paused(self._principal.tenant):
+            with self._streams.counted(self._principal), self._in_flight.paused(self._principal.tenant):
                 await super().__call__(scope, receive, send)

@@ -159,8 +159,9 @@ class FileIntake:
         except FileRefused as error:
             raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
         if asset.kind == "output":
-            # A copy, because the output goes with its job, which may be removed while the new one waits.
-            return LocalFile(name, asset.key, asset.size_bytes, asset.content_type, is_charged=True)
+            # A copy, because the output goes with its job, which may be removed while the new one waits. The byte quota
+            # counts it: one small request may name a large output many times.
+            return LocalFile(name, asset.key, asset.size_bytes, asset.content_type)
         file = InputFile(name=name, key=asset.key, size_bytes=asset.size_bytes, content_type=asset.content_type)
         return HeldFile(file, asset.kind, asset_id)
 

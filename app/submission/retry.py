@@ -89,8 +89,7 @@ class Retry:
             await self._stores.objects.head(file.key)
         except ObjectNotFound:
             raise _gone(f"the file {file.name} was removed") from None
-        # The tenant brought its bytes with the first job.
-        return LocalFile(file.name, file.key, file.size_bytes, file.content_type, is_charged=True)
+        return LocalFile(file.name, file.key, file.size_bytes, file.content_type)
 
     async def _read(self, key: str) -> bytes:
         try:

@@ -1,6 +1,7 @@
 """GET /v1/jobs/{job_id}/events and GET /api/v2/jobs/{job_id}/events."""
 
 import asyncio
+import contextlib
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -156,8 +157,8 @@ async def test_streams_of_one_job_share_its_poll(memory_api: Api) -> None:
 
 
 async def test_open_streams_are_limited(clock: ManualClock) -> None:
-    """A stream beyond the limit of its key, or of the process, gets 429 with Retry-After, until another one ends."""
-    config = ApiConfig(api_key=KEY, max_streams=2, max_streams_of_key=1)
+    """A stream beyond the limit of its key, tenant or process gets 429 with Retry-After, until another one ends."""
+    config = ApiConfig(api_key=KEY, max_streams=3, max_streams_of_key=1)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         job = await submit(api)
         url = f"/v1/jobs/{job['job_id']}/events"
@@ -168,10 +169,17 @@ async def test_open_streams_are_limited(clock: ManualClock) -> None:
             assert refused.json()["type"] == "/problems/too-many-streams"
             in_v2 = await api.client.get(f"/api/v2/jobs/{job['job_id']}/events")
             assert (in_v2.status_code, in_v2.json()["error"]["code"]) == (429, "too_many_streams")
-            second, third = await api.client_of("default"), await api.client_of("default")
-            async with second, third, listening(second, url) as other:
-                await other.next()
-                assert "2 streams are open" in (await third.get(url)).json()["detail"]
+            async with await api.client_of("default") as second:
+                assert "1 of your streams are open" in (await second.get(url)).json()["detail"]
+            others = [await api.client_of(tenant) for tenant in ("acme", "blue", "coral")]
+            async with contextlib.AsyncExitStack() as opened:
+                # Kept in a list: a listener that is collected closes its stream.
+                held = [await opened.enter_async_context(listening(client, "/v1/events")) for client in others[:2]]
+                for other in held:
+                    await other.next()
+                assert "3 streams are open" in (await others[2].get("/v1/events")).json()["detail"]
+            for client in others:
+                await client.aclose()
 
         async def is_free() -> bool:
             async with listening(api.client, url) as again:
@@ -248,3 +256,11 @@ def test_the_docs_list_every_event() -> None:
     """docs/how-to/events.md lists the events of /v1, and says which of them have ids."""
     rows = re.findall(r"^\| `(\w+)` \| (yes|no) \|", DOCS.read_text(), re.MULTILINE)
     assert [name for name, _ in rows] == [*EVENTS]
+
+
+async def test_an_id_of_a_later_attempt_is_refused(memory_api: Api) -> None:
+    """The id of an attempt that the job has not had is refused: nothing would follow it."""
+    job = await submit(memory_api)
+    answer = await memory_api.client.get(f"/v1/jobs/{job['job_id']}/events?since=9-none-")
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-parameter")
+    assert "no attempt 9" in answer.json()["detail"]

@@ -133,3 +133,12 @@ async def test_few_retries_read_their_graphs_at_the_same_time(clock: ManualClock
         answers = await asyncio.gather(*(api.client.post(f"/v1/jobs/{job_id}/retry") for _ in range(12)))
         assert {answer.status_code for answer in answers} == {202}
     assert 1 <= bucket.most <= 4
+
+
+async def test_the_copies_of_a_retry_are_charged(clock: ManualClock) -> None:
+    """The files that a retry copies count to the tenant's bytes of the day, as those of any submission."""
+    config = ApiConfig(api_key=KEY, max_upload_bytes_a_day=len(PNG) * 3 // 2)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        medium = {"name": "cat.png", "data": base64.b64encode(PNG).decode()}
+        job_id = await ended(api, workflow=LOAD, media=[medium])
+        assert (await api.client.post(f"/v1/jobs/{job_id}/retry")).status_code == 429

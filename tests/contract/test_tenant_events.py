@@ -8,13 +8,14 @@ import pytest
 
 from app.api.tenant_events import TENANT_EVENTS
 from app.config import ApiConfig
+from app.streams.feeds import MOST_KEPT_BYTES
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.feed import JobFeed
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
 from storage.signal import MemorySignal
-from tests.support.api_server import KEY, Api, running_api, submit, work
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.records import OUTPUT, a_job
 from tests.support.sse import Received, listening
 
@@ -139,3 +140,17 @@ async def test_a_stopping_server_ends_its_streams(followed: Api) -> None:
         await stream.next()
         followed.app.state.context.end_waits()
         assert await stream.rest() == []
+
+
+async def test_a_feed_keeps_a_bounded_number_of_bytes(followed: Api) -> None:
+    """A client that missed more bytes than a feed keeps gets `sync`, and one that missed less gets all of it."""
+    metadata = {f"k{number}": "\u0001" * 512 for number in range(16)}  # 49 KB of JSON in each event
+    batch = {"workflow": BLUE, "input_sets": [[]] * (MOST_KEPT_BYTES // 49_000 + 20), "metadata": metadata}
+    async with listening(followed.client, "/v1/events") as stream:
+        first = await stream.next()
+        assert (await followed.client.post("/v1/batches", json=batch)).status_code == 202
+        ids = [(await stream.next()).id or "" for _ in batch["input_sets"]]
+        async with listening(followed.client, "/v1/events", last_event_id=first.id or "") as late:
+            assert (await late.next()).name == "sync"
+        async with listening(followed.client, "/v1/events", last_event_id=ids[-30]) as late:
+            assert [(await late.next()).id for _ in range(29)] == ids[-29:]

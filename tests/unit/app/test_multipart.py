@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from app.comfy_v2.multipart import PIECE, BadMultipart, FileTooLarge, MultipartFile
+from app.comfy_v2.multipart import PIECE, BadMultipart, FileTooLarge, MultipartFile, boundary_of
 
 pytestmark = pytest.mark.anyio
 
@@ -60,3 +60,10 @@ async def test_an_endless_header_is_refused(tmp_path: Path, head: bytes) -> None
 
     with pytest.raises(BadMultipart):
         await MultipartFile(b"B", tmp_path / "file", limit=MIB).receive(endless())
+
+
+def test_a_long_content_type_is_refused() -> None:
+    """A Content-Type that would take long to parse is refused."""
+    with pytest.raises(BadMultipart):
+        boundary_of("multipart/form-data; boundary=x" + ";" * 60_000)
+    assert boundary_of("multipart/form-data; boundary=x") == b"x"
