@@ -2,15 +2,26 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from comfyui_modal_client import Client, Downloaded, Job, NodeWarning, Output
+from comfyui_modal_client import (
+    Client,
+    Downloaded,
+    Job,
+    JobEvent,
+    NodeWarning,
+    NotFound,
+    Output,
+    TooManyRequests,
+)
 from infra.cli.output import FAILED, Terminal, printable
+from infra.cli.watching import print_preview
 
 
 def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float | None = None) -> Job:
-    """Wait for the job with a progress bar on a terminal, or with a line for each change elsewhere."""
+    """Wait for the job with a progress bar and previews on a terminal, or with a line for each change elsewhere."""
     if not console.is_terminal:
         return client.wait(job_id, lambda job: console.print_line(_progress(job)), timeout_s=timeout_s)
     columns = (
@@ -22,6 +33,13 @@ def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float |
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("queued", total=100, node="")
+        if timeout_s is None:
+            try:
+                for event in client.events(job_id):
+                    _show(bar, task, event)
+                return client.job(job_id)
+            except (TooManyRequests, NotFound):
+                pass  # no stream is free, or the API is older: its state is polled, without previews
         return client.wait(
             job_id,
             # The bar prints its columns itself, so `Terminal` does not see these texts.
@@ -30,6 +48,19 @@ def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float |
             ),
             timeout_s=timeout_s,
         )
+
+
+def _show(bar: Progress, task: TaskID, event: JobEvent) -> None:
+    """Show what an event says in the progress bar, or a preview above it."""
+    match event.name:
+        case "status":
+            bar.update(task, description=printable(event.data["status"]))
+        case "progress":
+            bar.update(task, completed=event.data["progress"], node=printable(_where(event.data)))
+        case "preview":
+            bar.stop()
+            print_preview(bar.console, event)
+            bar.start()
 
 
 def exit_code(jobs: Iterable[Job]) -> int:
@@ -86,7 +117,7 @@ def _progress(job: Job) -> str:
     return f"{job['status']:9} {job['progress']:3} %  {_where(job)}".rstrip()
 
 
-def _where(job: Job) -> str:
+def _where(job: Job | Mapping[str, Any]) -> str:
     details = job["progress_details"]
     node = f"node {details['current_node']}" if details["current_node"] else ""
     step = f"step {details['step']}" if details["step"] else ""

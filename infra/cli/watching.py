@@ -2,9 +2,10 @@
 
 import base64
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from rich.console import Console
 
 from comfyui_modal_client import JobEvent
 from infra.cli.output import Terminal
@@ -52,14 +53,19 @@ def _as_png(jpeg: bytes) -> bytes:
 
 def print_event(console: Terminal, event: JobEvent) -> None:
     """Print one event as a line, or a preview as a picture."""
-    if event.name != "preview":
+    if event.name == "preview":
+        print_preview(console, event)
+    else:
         console.print_line(_line(event.name, event.data))
-        return
+
+
+def print_preview(console: Console, event: JobEvent) -> None:
+    """Print a preview as a picture, in a terminal that shows pictures."""
     protocol = picture_protocol(os.environ) if console.is_terminal else None
     if protocol is not None:
         # Not through the console, which escapes control characters. The picture is our own encoding of its bytes.
-        sys.stdout.write(picture(protocol, event.data["data_base64"]))
-        sys.stdout.flush()
+        console.file.write(picture(protocol, event.data["data_base64"]))
+        console.file.flush()
 
 
 def _line(name: str, data: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What the Python client keeps to itself, and what it accepts of a hostile API or bucket."""
 
 import gzip
+import json
 import logging
 from io import StringIO
 from pathlib import Path
@@ -214,20 +215,36 @@ async def test_a_log_has_no_presigned_url(
     assert SECRET not in caplog.text
 
 
+def event_stream(*events: tuple[str, dict[str, Any]]) -> Answer:
+    frames = (f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+    return Answer(200, "".join(frames).encode(), {"content-type": "text/event-stream"})
+
+
 def test_a_progress_bar_prints_no_control_characters() -> None:
     """The status and the node of a job reach a terminal without the sequences that it would obey."""
-    job = {
-        "status": "completed\x1b]0;status\x07",
-        "progress": 5,
-        "progress_details": {"current_node": "1\x1b]0;node\x07", "step": None},
-    }
+    details = {"current_node": "1\x1b]0;node\x07", "step": None}
+    first = event_stream(
+        ("status", {"status": "running\x1b]0;status\x07"}), ("progress", {"progress": 5, "progress_details": details})
+    )
     out = StringIO()
     # The error ends the bar, which prints the last state once more.
     with (
-        scripted_http(document(job, etag='"1"'), Answer(404)) as api,
+        scripted_http(first, Answer(404), Answer(404)) as api,
         Client(api.url, "key", tls=NO_TLS) as client,
         pytest.raises(NotFound),
     ):
         follow(client, "j", Terminal(file=out, force_terminal=True, width=200))
-    assert "\\x1b]0;status" in out.getvalue()
+    assert "running\\x1b]0;status" in out.getvalue()
+    assert "1\\x1b]0;node" in out.getvalue()
     assert "\x1b]0;" not in out.getvalue()
+
+
+def test_a_preview_is_shown_while_a_job_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that shows pictures gets the previews of a job, and then its end."""
+    monkeypatch.setenv("TERM_PROGRAM", "iTerm.app")
+    events = event_stream(("preview", {"data_base64": "/9j/"}), ("status", {"status": "completed"}))
+    out = StringIO()
+    with scripted_http(events, document({"status": "completed"})) as api, Client(api.url, "key", tls=NO_TLS) as client:
+        job = follow(client, "j", Terminal(file=out, force_terminal=True, width=200))
+    assert job["status"] == "completed"
+    assert "\x1b]1337;File=size=3" in out.getvalue()
