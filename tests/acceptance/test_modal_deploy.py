@@ -67,6 +67,7 @@ DEPLOYED: dict[str, dict[str, Any]] = {
     "api": {
         "most_containers": 3,
         "concurrency": 100,
+        "timeout_s": 600,
         "snapshot": (True, False),
         "idle_s": None,
         "label": "the-old-label",

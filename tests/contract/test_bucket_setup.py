@@ -165,6 +165,7 @@ async def use_all(objects: S3ObjectStore, proxy: FaultyProxy, folder: Path) -> s
     await objects.head("a/put")
     await objects.upload_file("a/file", large, content_type="video/mp4")
     await objects.download_file("a/file", small)
+    await objects.copy("a/file", "a/copy", content_type="video/mp4")
     proxy.faults = ["error_500"] * 100  # so that an upload in parts is given up
     with pytest.raises(StorageUnavailable):
         await objects.upload_file("a/broken", large, content_type="video/mp4")
@@ -181,6 +182,7 @@ async def use_all(objects: S3ObjectStore, proxy: FaultyProxy, folder: Path) -> s
     await objects.close()
     return {
         *("put", "create", "replace", "get", "get_range", "head", "upload_file", "download_file"),
+        "copy",
         *("list", "delete", "presign_put", "presign_get", "close"),
     }
 

@@ -27,7 +27,7 @@ CLIENT_TIMEOUT_S = 15.0
 """Many budgets, for a loaded machine, and less than one attempt of a worker at the bucket."""
 AT_ONCE = 10
 """More than the bucket client has threads."""
-CONFIG = ApiConfig(api_key=KEY, webhook_test_wait_s=0.1, cancel_wait_s=0.1)
+CONFIG = ApiConfig(api_key=KEY, webhook_test_wait_s=0.1, cancel_wait_s=0.1, max_stream_s=0.5)
 AMPLE = pytest.mark.parametrize("deployment", [5.0], indirect=True)
 """A budget for requests that must succeed at the first attempt, even on a loaded machine."""
 
