@@ -118,8 +118,16 @@ async def test_only_the_latest_progress_is_sent(post: Post) -> None:
 async def test_each_output_is_sent_once(post: Post) -> None:
     """Each output event contains only new outputs, in any order of uploads, and even in a replay."""
     small, large = (
-        Output(filename=name, type="file", node_id=name, key=name, size_bytes=1, content_type="text/plain", sha256="0")
-        for name in ("small", "large")
+        Output(
+            filename=name,
+            type="file",
+            node_id=name,
+            key=f"tenants/default/jobs/x/outputs/001/{number:04d}/{name}",
+            size_bytes=1,
+            content_type="text/plain",
+            sha256="0",
+        )
+        for number, name in enumerate(("small", "large"))
     )
     stored, now = await post.claimed("output"), post.clock.now()
     for outputs in ((small,), (large, small)):
