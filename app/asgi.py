@@ -87,7 +87,7 @@ def create_app(services: Services) -> Starlette:
         OpenStreams(
             door, most=config.max_streams, most_of_key=config.max_streams_of_key, budget_s=config.bucket_timeout_s
         ),
-        Feeds(partial(_job_feed, services.stores), partial(job_events.render, services), look_s=config.look_s),
+        Feeds(partial(_job_feed, services.stores), partial(job_events.render, services), poll_s=config.feed_poll_s),
         LiveWatch(services.stores.jobs, services.stores.live, services.stores.signal, services.stores.clock),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),

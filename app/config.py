@@ -198,8 +198,8 @@ class ApiConfig(ApiOptions):
     """The time that DELETE waits for a running job to stop before it responds 202."""
     keep_alive_s: float = 10.0
     """The silence after which a stream of events sends a comment. Clients give up after 30 s, some proxies earlier."""
-    look_s: float = 2.0
-    """The pause between two looks at the index of a tenant whose jobs are followed."""
+    feed_poll_s: float = 2.0
+    """Seconds between two polls of the index of a tenant whose jobs are followed."""
     spawn_wait_s: float = 5.0
     """The time that the response to a submission waits for a worker to be requested; the reaper retries."""
     retain_s: int = 7 * 24 * 3600

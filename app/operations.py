@@ -35,12 +35,7 @@ BODY_PROBLEMS = (
 )
 """Refusals of a request body as such."""
 IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
-SUBMISSION_PROBLEMS = (
-    *BODY_PROBLEMS,
-    "text-too-long",
-    "validation-error",
-    "missing-workflow",
-    "ui-format-workflow",
+GRAPH_PROBLEMS = (
     "not-a-workflow",
     "bad-node",
     "too-many-nodes",
@@ -56,8 +51,17 @@ SUBMISSION_PROBLEMS = (
     "value-out-of-range",
     "value-not-in-list",
     "missing-model",
-    "missing-medium",
     "link-type-mismatch",
+)
+"""Refusals of a graph for what it says, whatever files come with it."""
+SUBMISSION_PROBLEMS = (
+    *BODY_PROBLEMS,
+    "text-too-long",
+    "validation-error",
+    "missing-workflow",
+    "ui-format-workflow",
+    *GRAPH_PROBLEMS,
+    "missing-medium",
     "unknown-input-node",
     "unknown-input-field",
     "too-many-media",

@@ -73,7 +73,7 @@ class Watch(Generic[T]):
 
     @asynccontextmanager
     async def following(self, watched: Watched[T], state: T) -> AsyncIterator["Poll[T]"]:
-        """Keep the poll of a thing while the context is open, for one that waits for many changes of it."""
+        """Keep the poll of a thing while the context is open, for a caller that waits for many of its changes."""
         poll = self._polls.get(watched.key)
         if poll is None:
             with on_behalf_of(watched.tenant):  # whose turns at the bucket the polls take

@@ -3,11 +3,9 @@
 Three things are assets: named references to bytes that were uploaded through the API (`AssetRecord`), presigned uploads
 by their upload id, and outputs of jobs by the id of the output.
 
-A record is written before its index keys. Until those exist nobody else knows the id, so a process that is killed in
-between leaves a record that only its timer finds. Ids are random and never used again: no deletion, however late, can
-hit what another request made. Of identical uploads at the same time, each makes an asset.
-
-Bytes and records outlive the end of an asset by `SETTLING`: whatever a request under way makes of it holds it by then.
+A record is written before its index keys. Until those exist no other process knows the id, so a process that is killed
+in between leaves a record that only its timer finds. Ids are random and never used again: no deletion, however late,
+can hit what another request made. Of identical uploads at the same time, each makes an asset.
 """
 
 import uuid

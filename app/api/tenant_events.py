@@ -14,8 +14,8 @@ from app.streams.feeds import Feed
 from app.streams.jobs import life_of
 from app.streams.response import KEEP_ALIVE, EventStream, frame
 
-FIRST_LOOK_S = 10.0
-"""How long a stream waits for its tenant's first look at the index."""
+FIRST_POLL_S = 10.0
+"""How long a stream waits for the first poll of its tenant's index, in seconds."""
 
 
 class SyncEvent(ResponseBody):
@@ -38,7 +38,7 @@ async def events(request: Request) -> Response:
 async def _frames(request: Request, context: Context, known: str) -> AsyncGenerator[bytes]:
     life = life_of(request)
     async with context.feeds.joined(tenant_of(request)) as feed:
-        if not await feed.looked(FIRST_LOOK_S):
+        if not await feed.polled(FIRST_POLL_S):
             return
         number = feed.number_of(known)
         while True:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from app.operations import GRAPH_PROBLEMS
 from app.problems import Problem
 
 LONGEST_RETRY_S = 60
@@ -53,27 +54,7 @@ _OF_SLUG: Mapping[str, str] = {
     "too-many-queued-jobs": "queue_full",
     "too-many-streams": "too_many_streams",
     "outcome-unknown": "upstream_error",
-    **dict.fromkeys(
-        (
-            "not-a-workflow",
-            "bad-node",
-            "too-many-nodes",
-            "node-not-allowed",
-            "unsafe-file-name",
-            "undeclared-input",
-            "unknown-node-class",
-            "dangling-link",
-            "workflow-cycle",
-            "no-output-node",
-            "missing-required-input",
-            "wrong-input-type",
-            "value-out-of-range",
-            "value-not-in-list",
-            "missing-model",
-            "link-type-mismatch",
-        ),
-        "invalid_workflow",
-    ),
+    **dict.fromkeys(GRAPH_PROBLEMS, "invalid_workflow"),
 }
 """The codes of problem types whose status alone would say something else."""
 

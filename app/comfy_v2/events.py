@@ -46,7 +46,7 @@ class Waits:
 
 
 def render(context: Context, waits: Waits, sent: Sent) -> bytes:
-    """Encode an event; empty for one that this API does not have."""
+    """Encode an event. The result is empty for events that this API does not have."""
     match sent.event:
         case StatusChanged(record=record):
             is_first = record.status is Status.QUEUED and record.attempt == waits.attempt

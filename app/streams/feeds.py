@@ -19,10 +19,10 @@ from storage.jobs.feed import JobFeed
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 2.0
-"""Seconds between two looks at a tenant's index."""
-LOOKS_PER_S = 5
-"""Looks per second over all tenants."""
+POLL_S = 2.0
+"""Seconds between two polls of a tenant's index."""
+POLLS_PER_S = 5
+"""Polls per second over all tenants."""
 LINGER_S = 30.0
 """How long a feed goes on without a stream, so that a client that reconnects continues where it was."""
 MOST_KEPT = 5_000
@@ -51,7 +51,7 @@ class Feed:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._count = 0
-        self._has_looked = False
+        self._has_polled = False
         self._changed = asyncio.Event()
         self._task = background(self._run())
 
@@ -94,18 +94,18 @@ class Feed:
         return self._count - number <= len(self._kept)
 
     async def wait(self, number: int, timeout_s: float) -> None:
-        """Wait for an event after this number, and for the first look."""
+        """Wait for an event after this number, and for the first poll."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not self.is_over and (self._count <= number or not self._has_looked):
+                while not self.is_over and (self._count <= number or not self._has_polled):
                     await self._changed.wait()
         except TimeoutError:
             pass
 
-    async def looked(self, timeout_s: float) -> bool:
-        """Wait for the first look; return whether it succeeded in time."""
+    async def polled(self, timeout_s: float) -> bool:
+        """Wait for the first poll; return whether it succeeded in time."""
         await self.wait(-1, timeout_s)
-        return self._has_looked
+        return self._has_polled
 
     def end(self) -> None:
         self.is_over = True
@@ -119,18 +119,18 @@ class Feed:
     async def _run(self) -> None:
         while True:
             try:
-                await self._look()
-            except StorageError as error:  # the next look finds the same changes
+                await self._poll()
+            except StorageError as error:  # the next poll finds the same changes
                 logger.info("the index of jobs could not be read: %s", error)
             await asyncio.sleep(self._pause_s())
 
-    async def _look(self) -> None:
-        for record in sorted(await self._jobs.look(), key=lambda one: one.created_at):
+    async def _poll(self) -> None:
+        for record in sorted(await self._jobs.poll(), key=lambda one: one.created_at):
             # A stale index key leads to a job again whose end was sent.
             if record.job_id in self._over:
                 continue
             events, story = await off_loop(self._stories.get(record.job_id, Story()).after, record)
-            # Progress would cost a GET of every running job at each look.
+            # Progress would cost a GET of every running job at each poll.
             shown = [sent for sent in events if isinstance(sent.event, StatusChanged | OutputStored)]
             if record.status.is_terminal:
                 self._stories.pop(record.job_id, None)
@@ -139,8 +139,8 @@ class Feed:
                 self._stories[record.job_id] = story
             self._keep(await off_loop(self._rendered, shown))
             self._wake()
-        if not self._has_looked:
-            self._has_looked = True
+        if not self._has_polled:
+            self._has_polled = True
             self._wake()
 
     def _keep(self, rendered: Sequence[bytes]) -> None:
@@ -164,9 +164,9 @@ class Feed:
 class Feeds:
     """The feeds of this process, by tenant."""
 
-    def __init__(self, open_feed: Callable[[str], JobFeed], render: Render, *, look_s: float = LOOK_S) -> None:
+    def __init__(self, open_feed: Callable[[str], JobFeed], render: Render, *, poll_s: float = POLL_S) -> None:
         self._open, self._render = open_feed, render
-        self._look_s = look_s
+        self._poll_s = poll_s
         self._feeds: dict[str, Feed] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_over = False
@@ -191,7 +191,7 @@ class Feeds:
                 feed.ending = asyncio.get_running_loop().call_later(LINGER_S, self._close, tenant)
 
     def _pause_s(self) -> float:
-        return max(self._look_s, len(self._feeds) / LOOKS_PER_S)
+        return max(self._poll_s, len(self._feeds) / POLLS_PER_S)
 
     def _close(self, tenant: str) -> None:
         task = asyncio.ensure_future(self._feeds.pop(tenant).stop())

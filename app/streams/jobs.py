@@ -16,7 +16,7 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
 Render = Callable[[Sent], bytes]
-"""Encodes an event; empty for one that the client's API does not have."""
+"""Encodes an event. The result is empty for events that the client's API does not have."""
 
 
 def job_stream(request: Request, stored: StoredJob, story: Story, render: Render) -> EventStream:

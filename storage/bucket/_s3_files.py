@@ -62,7 +62,7 @@ class FileTransfer:
         self._client().download_file(**at, Filename=str(path), Config=self._config(), Callback=self._count)
 
     def copy(self, source: dict[str, Any], at: dict[str, Any], content_type: str) -> None:
-        """Copy within the bucket. Large files are copied in parts, so that a slow server is seen to make progress."""
+        """Copy within the bucket. Large files are copied in parts, so that a slow server does not time out."""
         about = {"ContentType": content_type, "MetadataDirective": "REPLACE"}
         self._client().copy(
             CopySource=source,  # type: ignore[arg-type]  # the stubs want a dict of their own type

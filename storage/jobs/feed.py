@@ -1,6 +1,6 @@
-"""`JobFeed`: finds the jobs of one tenant that have changed since the last look, by LISTs of its index.
+"""`JobFeed`: finds the jobs of one tenant that have changed since the last poll, by LISTs of its index.
 
-A look costs one LIST for each thousand active jobs, one for the newest, and a GET for each change. Index keys only say
+A poll costs one LIST for each thousand active jobs, one for the newest, and a GET for each change. Index keys only say
 which records to read: what is reported comes from the records.
 """
 
@@ -15,40 +15,40 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore
 
 MOST_PAGES = 10
-"""LISTs of a thousand keys of one list that a look makes. Active jobs beyond them are found when they move up."""
+"""LISTs of a thousand keys of one list that a poll makes. Active jobs beyond them are found when they move up."""
 MOST_READS = 256
-"""Records that a look reads. The next look reads the rest."""
+"""Records that a poll reads. The next poll reads the rest."""
 OVERLAP = timedelta(seconds=60)
-"""How far before the last look new jobs are looked for: a job's keys are written after its creation time."""
+"""How far before the last poll new jobs are searched for: a job's keys are written after its creation time."""
 
 _Listed = frozenset[tuple[Status, int]]
 """The keys of a job in the lists of active jobs. For a moment, or after a crash, it has a stale one as well."""
 
 
 class JobFeed:
-    """`active` has the ids of the jobs that were queued or running at the last look, as far as it listed them."""
+    """`active` has the ids of the jobs that were queued or running at the last poll, as far as it listed them."""
 
     def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock, tenant: str) -> None:
         self.active: dict[str, _Listed] = {}
         self.is_complete = True
-        """Whether the last look listed all active jobs."""
+        """Whether the last poll listed all active jobs."""
         self._jobs, self._objects, self._clock = jobs, objects, clock
         self._tenant = tenant
         self._seen: dict[str, datetime] = {}
         """The recent jobs that were found, by their creation times."""
-        self._looked_at: datetime | None = None
+        self._polled_at: datetime | None = None
 
-    async def look(self) -> list[JobRecord]:
-        """Return the records that have changed, in no order. The first look only takes stock, and returns none.
+    async def poll(self) -> list[JobRecord]:
+        """Return the records that have changed, in no order. The first poll only takes stock, and returns none.
 
-        Raises `StorageError`; the next look then finds the same changes.
+        Raises `StorageError`; the next poll then finds the same changes.
         """
-        now, is_first = self._clock.now(), self._looked_at is None
-        since = (self._looked_at or now) - OVERLAP
+        now, is_first = self._clock.now(), self._polled_at is None
+        since = (self._polled_at or now) - OVERLAP
         active = await self._active()
         recent = await self._created_after(since)
         if is_first:
-            self.active, self._seen, self._looked_at = active, recent, now
+            self.active, self._seen, self._polled_at = active, recent, now
             return []
         moved = [job_id for job_id, listed in active.items() if self.active.get(job_id) != listed]
         ended = [job_id for job_id in self.active if job_id not in active]
@@ -56,9 +56,9 @@ class JobFeed:
         changed = [*dict.fromkeys((*ended, *moved, *short))][:MOST_READS]
         found = dict(await map_bounded(changed, self._read))
         self._take(found, active, recent, since)
-        # A look that had to leave something out covers its time again.
+        # A poll that had to leave something out covers its time again.
         if len(changed) < MOST_READS:
-            self._looked_at = now
+            self._polled_at = now
         return [record for record in found.values() if record is not None]
 
     def _take(

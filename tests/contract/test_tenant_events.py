@@ -21,17 +21,17 @@ from tests.support.sse import Received, listening
 
 pytestmark = pytest.mark.anyio
 
-CONFIG = ApiConfig(api_key=KEY, look_s=0.05)
+CONFIG = ApiConfig(api_key=KEY, feed_poll_s=0.05)
 
 
 @pytest.fixture
 async def followed(clock: ManualClock) -> AsyncIterator[Api]:
-    """An API that looks at the index often."""
+    """An API that polls the index often."""
     async with running_api(MemoryObjectStore(clock), clock, CONFIG) as api:
         yield api
 
 
-def told(events: list[Received]) -> list[tuple[str, str]]:
+def summary(events: list[Received]) -> list[tuple[str, str]]:
     return [(event.data["job_id"], event.data.get("status", event.name)) for event in events]
 
 
@@ -47,7 +47,7 @@ async def test_one_stream_tells_of_all_jobs(followed: Api) -> None:
         seen += await stream.until("status", status="queued")
         await work(followed, OUTPUT)
         seen += await stream.until("status", status="completed")
-    assert told(seen) == [
+    assert summary(seen) == [
         *((old, "output"), (old, "completed")),
         *((new, "queued"), (new, "output"), (new, "completed")),
     ]
@@ -55,14 +55,14 @@ async def test_one_stream_tells_of_all_jobs(followed: Api) -> None:
         TENANT_EVENTS[event.name].model_validate(event.data)
 
 
-async def test_a_job_that_is_quicker_than_a_look_is_sent(followed: Api) -> None:
-    """A job that was submitted and has ended between two looks is found all the same."""
+async def test_a_job_that_is_quicker_than_a_poll_is_sent(followed: Api) -> None:
+    """A job that was submitted and has ended between two polls is found all the same."""
     async with listening(followed.client, "/v1/events") as stream:
         await stream.next()
         job_id = (await submit(followed))["job_id"]
         await work(followed, OUTPUT)
         seen = await stream.until("status", status="completed")
-    assert told(seen)[-2:] == [(job_id, "output"), (job_id, "completed")]
+    assert summary(seen)[-2:] == [(job_id, "output"), (job_id, "completed")]
 
 
 async def test_a_stream_continues_where_it_was(followed: Api) -> None:
@@ -74,7 +74,7 @@ async def test_a_stream_continues_where_it_was(followed: Api) -> None:
     async with listening(followed.client, "/v1/events", Last_Event_ID=sync.id or "") as stream:
         seen = await stream.until("status", status="completed")
         last = seen[-1].id or ""
-    assert told(seen)[-1] == (job_id, "completed")
+    assert summary(seen)[-1] == (job_id, "completed")
     assert "sync" not in {event.name for event in seen}
     for unknown in ("other-1", "", last[:-1] + "999", "1-running-0"):
         async with listening(followed.client, "/v1/events", Last_Event_ID=unknown) as stream:
@@ -91,7 +91,7 @@ async def test_a_tenant_sees_its_own_jobs_alone(followed: Api) -> None:
 
 
 async def test_the_cost_does_not_depend_on_the_streams(clock: ManualClock) -> None:
-    """Ten streams cost the bucket as much as one: three LISTs a look, and no GET while nothing changes."""
+    """Ten streams cost the bucket as much as one: three LISTs a poll, and no GET while nothing changes."""
     objects = MemoryObjectStore(clock)
     async with running_api(objects, clock, CONFIG) as api:
         await submit(api)
@@ -106,19 +106,19 @@ async def test_the_cost_does_not_depend_on_the_streams(clock: ManualClock) -> No
                 await asyncio.sleep(0.5)
                 together = objects.requests - before
     assert alone["GET"] == together["GET"] == 0
-    assert together["LIST"] <= alone["LIST"] + 6  # two looks more in the same time, on a machine that is less busy
+    assert together["LIST"] <= alone["LIST"] + 6  # two polls more in the same time, on a machine that is less busy
 
 
-async def test_a_look_costs_its_changes(clock: ManualClock) -> None:
-    """A look at 300 active jobs makes three LISTs, and a GET for each job that changed."""
+async def test_a_poll_costs_its_changes(clock: ManualClock) -> None:
+    """A poll at 300 active jobs makes three LISTs, and a GET for each job that changed."""
     objects = MemoryObjectStore(clock)
     jobs = JobStore(objects, clock, MemorySignal())
     feed = JobFeed(jobs, objects, clock, "default")
     stored = [await jobs.create(a_job(created_at=clock.now()), workflow=b"{}") for _ in range(300)]
-    assert await feed.look() == []
+    assert await feed.poll() == []
     assert len(feed.active) == 300
     clock.set(clock.now() + timedelta(minutes=5))
-    assert await feed.look() == []
+    assert await feed.poll() == []
 
     def claimed(record: JobRecord) -> JobRecord:
         return record.claim(worker="w", now=clock.now(), lease_s=60)
@@ -126,11 +126,11 @@ async def test_a_look_costs_its_changes(clock: ManualClock) -> None:
     changed = [await jobs.evolve_from(one, claimed) for one in stored[:3]]
     await jobs.settled()
     objects.requests.clear()
-    found = await feed.look()
+    found = await feed.poll()
     assert {record.job_id for record in found} == {one.record.job_id for one in changed}
     assert objects.requests == {"LIST": 3, "GET": 3}
     objects.requests.clear()
-    assert await feed.look() == []
+    assert await feed.poll() == []
     assert objects.requests == {"LIST": 3}
 
 

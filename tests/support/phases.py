@@ -59,7 +59,7 @@ class Phase(StrEnum):
     LOOK = "GET /v1/jobs/{id}"
     PAGE = "GET /v1/jobs, a page of 2"
     IDLE = "an idle worker's poll of the queue"
-    AHEAD = "a busy worker's look at the queue, every 5 s"
+    AHEAD = "a busy worker's poll of the queue, every 5 s"
     SWEEP = "a quiet pass of the reaper"
     OUTBOX = "a poll of the outbox, where nothing is due"
     REMOVAL = "removal when its time is over, and of its tombstone 30 days later"

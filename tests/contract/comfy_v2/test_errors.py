@@ -100,7 +100,7 @@ async def test_invalid_graphs_name_the_node(memory_api: Api) -> None:
 
 
 async def test_a_missing_file_is_a_missing_asset(memory_api: Api) -> None:
-    """A graph that loads a file which nobody uploaded is refused, and the advice names no field of /v1."""
+    """A graph that loads a file that was never uploaded is refused, and the advice names no field of /v1."""
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "nothing.png"}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},

@@ -67,7 +67,7 @@ async def test_a_refused_request_leaves_its_key_free(memory_api: Api) -> None:
 
 @pytest.mark.parametrize("limit", ["max_active_jobs", "max_queued_jobs"])
 async def test_a_full_queue_leaves_the_key_free(clock: ManualClock, limit: str) -> None:
-    """A request beyond the job quota is told when to come back, and may then come with the same key."""
+    """A request beyond the job quota gets a Retry-After, and succeeds later with the same key."""
     config = ApiConfig(api_key=KEY).model_copy(update={limit: 1})
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         first = shaped(await submit(api, "one"), 201, "job")

@@ -70,7 +70,7 @@ def _word(sent: Sent) -> str:
             return "preview"
 
 
-def told(*records: JobRecord, story: Story | None = None) -> list[str]:
+def sent_for(*records: JobRecord, story: Story | None = None) -> list[str]:
     """Return all events of a client that sees these records in turn."""
     story, found = story or Story(), []
     for record in records:
@@ -81,7 +81,7 @@ def told(*records: JobRecord, story: Story | None = None) -> list[str]:
 
 def test_outputs_come_before_the_terminal_status() -> None:
     """A client that connects after the end gets every output, and then the terminal status as the last event."""
-    assert told(completed(running(), output(0), output(1))) == ["0.png", "1.png", "completed"]
+    assert sent_for(completed(running(), output(0), output(1))) == ["0.png", "1.png", "completed"]
 
 
 def test_a_client_that_sees_every_record_gets_each_event_once() -> None:
@@ -90,7 +90,7 @@ def test_a_client_that_sees_every_record_gets_each_event_once() -> None:
     second = reported(first, output(1), progress=30, node="7")
     third = reported(second, output(0), output(1), progress=60, node="9")
     last = completed(third, output(0), output(1))
-    assert told(a_job(), first, second, second, third, last, last) == [
+    assert sent_for(a_job(), first, second, second, third, last, last) == [
         *("queued", "running", "0 %"),
         *("7 started", "30 %", "1.png"),
         *("7 ended", "9 started", "60 %", "0.png"),
@@ -101,7 +101,7 @@ def test_a_client_that_sees_every_record_gets_each_event_once() -> None:
 def test_progress_never_falls_within_an_attempt() -> None:
     """Progress that falls, as when a second sampler begins, is sent as its maximum; a new attempt begins at 0."""
     first = running()
-    assert told(reported(first, progress=80), reported(first, progress=40, node="2"), running(2)) == [
+    assert sent_for(reported(first, progress=80), reported(first, progress=40, node="2"), running(2)) == [
         *("running", "80 %"),
         *("2 started", "80 %"),
         *("running", "0 %"),
@@ -112,19 +112,19 @@ def test_a_new_attempt_sends_its_own_outputs() -> None:
     """The outputs of a repeated attempt are sent although those of the first had the same numbers."""
     first = reported(running(), output(0))
     second = completed(running(2), output(0, attempt=2))
-    assert told(first, second) == ["running", "0 %", "0.png", "0.png", "completed"]
+    assert sent_for(first, second) == ["running", "0 %", "0.png", "0.png", "completed"]
 
 
 def test_a_cancellation_request_is_an_event() -> None:
     """A running job whose cancellation was requested sends its status once more."""
     record = running()
     stopping = record.cancel(now=NOW)
-    assert told(record, stopping, stopping) == ["running", "0 %", "running"]
+    assert sent_for(record, stopping, stopping) == ["running", "0 %", "running"]
 
 
 def test_an_older_attempt_is_ignored() -> None:
     """A record of an earlier attempt, read by a process that was paused, sends nothing."""
-    assert told(running(2), running(1)) == ["running", "0 %"]
+    assert sent_for(running(2), running(1)) == ["running", "0 %"]
 
 
 @given(numbers=st.lists(st.integers(0, 999), unique=True, max_size=30), cut=st.integers(0, 40))
