@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean
+.PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean compare compare-editor
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ compare: setup ## Your ComfyUI and this project on each graph of a folder: make 
 	$(BIN)/python -m tests.compare $(GRAPHS) $(if $(COMFYUI_DIR),--comfyui-dir $(COMFYUI_DIR) --comfyui-python $(COMFYUI_PYTHON)) \
 		$(if $(COMFYUI_ARGS),--comfyui-args '$(COMFYUI_ARGS)') $(if $(BASE),--base $(BASE)) $(if $(REPORT),--report $(REPORT)) \
 		$(if $(LIMIT_S),--limit-s $(LIMIT_S))
+
+compare-editor: setup ## Editor files converted by us and by ComfyUI's frontend (needs playwright, Chromium): make compare-editor OBJECT_INFO=FILE EXPECTED=FOLDER
+	$(BIN)/python -m tests.compare_editor $(if $(OBJECT_INFO),--object-info $(OBJECT_INFO)) $(if $(EXPECTED),--expected $(EXPECTED)) \
+		$(if $(CHROMIUM),--chromium $(CHROMIUM)) $(if $(RECORD),--record)
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)

@@ -137,6 +137,10 @@ class Catalogue:
                 )
         return graph.with_values(known)
 
+    def __contains__(self, class_type: object) -> bool:
+        """Report whether object_info has this class."""
+        return self._info is not None and class_type in self._info
+
     def class_types(self) -> list[str]:
         """Return the names of all classes in order."""
         return sorted(self._info or ())

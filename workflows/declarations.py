@@ -109,7 +109,7 @@ class InputDeclaration:
         options = self.options.get("options")
         for option in options if isinstance(options, list) else ():
             if isinstance(option, Mapping) and option.get("key") == given.get(self.name):
-                for part in _inputs(option.get("inputs") or {}, f"{self.name}.").values():
+                for part in declared_inputs(option.get("inputs") or {}, f"{self.name}.").values():
                     # ComfyUI validates a nested dynamic combo only if it is given.
                     yield replace(part, required=False) if part.is_dynamic_combo else part
                     yield from part.parts(given)
@@ -154,7 +154,8 @@ class NodeDeclaration:
     """The declaration of a node class.
 
     `outputs` are types, as strings or lists of choices; None if object_info does not list them. ComfyUI itself fills
-    the `hidden` inputs: the prompt, the node's id, the keys of partner nodes.
+    the `hidden` inputs: the prompt, the node's id, the keys of partner nodes. `title` is the class's name for people.
+    `input_order` has the inputs' names as the editor shows them, or is empty.
 
     ComfyUI does not publish the rest; our code inside the engine's process determines it. `open_inputs` says that the
     class's INPUT_TYPES contains every name, so ComfyUI passes it undeclared literals; False may also mean unknown.
@@ -170,6 +171,8 @@ class NodeDeclaration:
     open_inputs: bool = False
     unchecked: frozenset[str] | None = None
     files: Mapping[str, FileCheck] = field(default_factory=dict)
+    title: str = ""
+    input_order: Sequence[str] = ()
 
     def compares(self, name: str) -> bool:
         """Report whether ComfyUI certainly compares a value with this input's range or choices."""
@@ -228,7 +231,7 @@ def declared(described: Any) -> NodeDeclaration:
     groups = described.get("input")
     outputs = described.get("output")
     return NodeDeclaration(
-        inputs=_inputs(groups) if isinstance(groups, Mapping) else {},
+        inputs=declared_inputs(groups) if isinstance(groups, Mapping) else {},
         outputs=outputs if isinstance(outputs, list) else None,
         is_output=described.get("output_node") is True,
         is_custom=str(described.get("python_module", "")).split(".")[0] == _CUSTOM,
@@ -236,7 +239,17 @@ def declared(described: Any) -> NodeDeclaration:
         open_inputs=described.get(OPEN_INPUTS) is True,
         unchecked=_names(described.get(UNCHECKED_INPUTS)),
         files=_files(described.get(CHECKED_FILES)),
+        title=str(described.get("display_name") or described.get("name") or ""),
+        input_order=_input_order(described.get("input_order")),
     )
+
+
+def _input_order(listed: Any) -> list[str]:
+    """Return the declared order of the inputs' names, or an empty list where object_info has none."""
+    if not isinstance(listed, Mapping):
+        return []
+    groups = (listed.get(group) for group in ("required", "optional"))
+    return [name for group in groups if isinstance(group, list) for name in group if isinstance(name, str)]
 
 
 def _names(listed: Any) -> frozenset[str] | None:
@@ -257,10 +270,10 @@ def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the hidden inputs."""
     members = groups.get("hidden")
     # A class may list an ordinary input as hidden too; it stays an ordinary input.
-    return frozenset(members if isinstance(members, Mapping) else ()) - _inputs(groups).keys()
+    return frozenset(members if isinstance(members, Mapping) else ()) - declared_inputs(groups).keys()
 
 
-def _inputs(groups: Mapping[str, Any], prefix: str = "") -> dict[str, InputDeclaration]:
+def declared_inputs(groups: Mapping[str, Any], prefix: str = "") -> dict[str, InputDeclaration]:
     """Parse the required and optional inputs, each name with the prefix."""
     found: dict[str, InputDeclaration] = {}
     # In ComfyUI a required input takes precedence over an optional one of the same name.

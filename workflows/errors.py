@@ -3,6 +3,8 @@
 WorkflowError
 ├── NotAWorkflow           not a JSON object of nodes, or empty
 ├── UiFormat               saved from the editor, not exported in API format
+├── BadEditorFile          not what ComfyUI's editor saves: malformed nodes or links
+├── NotConvertible         a node of the editor's file whose meaning in the API format is not known
 ├── BadNode                a node without class_type or inputs
 ├── DanglingLink           a link to a node or an output slot that does not exist
 ├── WorkflowCycle          nodes that wait for each other
@@ -72,6 +74,20 @@ class NotAWorkflow(WorkflowError):
 
 class UiFormat(WorkflowError):
     code = "ui-format-workflow"
+
+
+class BadEditorFile(WorkflowError):
+    code = "bad-editor-file"
+
+
+class NotConvertible(WorkflowError):
+    """A node of the editor's file cannot be converted exactly. `reason` is a short, stable class of reasons."""
+
+    code = "not-convertible"
+
+    def __init__(self, message: str, *, reason: str, **about: Any) -> None:
+        super().__init__(message, **about)
+        self.reason = reason
 
 
 class BadNode(WorkflowError):

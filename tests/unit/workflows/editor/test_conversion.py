@@ -1,0 +1,292 @@
+"""The conversion of the editor's files, held against recorded answers of the editor itself (`make compare-editor`)."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.compare_editor.answers import differences
+from tests.compare_editor.cases import OBJECT_INFO, Draft, cases, definition, seal
+from workflows.catalogue import Catalogue
+from workflows.editor import convert
+from workflows.editor.document import parse_document
+from workflows.editor.text import date_text, dynamic_prompt, fill_placeholders, script_text
+from workflows.errors import BadEditorFile, NotConvertible, WorkflowError
+from workflows.graph import parse_graph
+
+ANSWERS = json.loads(Path(__file__).with_name("answers.json").read_text())
+CASES = dict(cases())
+REFUSED = {"primitive through a reroute": "PrimitiveNode behind a Reroute"}
+CATALOGUE = Catalogue(OBJECT_INFO)
+TITLES = {name: about["display_name"] for name, about in OBJECT_INFO.items()}
+
+
+def converted(document: Any) -> dict[str, Any]:
+    return convert(document, CATALOGUE, draw=lambda _: 0).workflow
+
+
+def refusal(document: Any) -> NotConvertible:
+    with pytest.raises(NotConvertible) as caught:
+        converted(document)
+    return caught.value
+
+
+def test_an_answer_of_the_editor_is_recorded_for_each_case() -> None:
+    """Every small workflow has a recorded answer, and every answer a workflow."""
+    assert CASES.keys() == ANSWERS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - REFUSED.keys()))
+def test_a_workflow_is_converted_as_the_editor_does_it(name: str) -> None:
+    """The graph is the one that ComfyUI's own frontend exports."""
+    assert differences(converted(CASES[name]), ANSWERS[name], titles=TITLES) == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_workflow_that_is_not_certain_is_refused(name: str) -> None:
+    """A refusal has its stable reason and names the node."""
+    error = refusal(CASES[name])
+    assert error.reason == REFUSED[name]
+    assert error.node_id
+
+
+def with_class(name: str, inputs: dict[str, Any], module: str = "nodes") -> Catalogue:
+    about = {**OBJECT_INFO["DemoInt"], "name": name, "input": {"required": inputs}, "input_order": {}}
+    return Catalogue({**OBJECT_INFO, name: {**about, "python_module": module}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reason"),
+    [
+        ("Missing", (), "class not installed"),
+        ("workflow>Mine", (), "group node"),
+        ("Anything Everywhere", (), "Use Everywhere"),
+        ("DemoFormat", ("webm", 1, 2), "unknown option of a dynamic combo"),
+        ("DemoInt", {"value": 3}, "values that only the pack's JavaScript can read"),
+    ],
+)
+def test_a_node_that_cannot_be_converted_is_named(kind: str, values: Any, reason: str) -> None:
+    """The refusal has the node's id, its title, a reason and what to do."""
+    error = refusal(Draft().node(7, kind, values, title="My node").document())
+    assert (error.reason, error.node_id, error.pointer) == (reason, "7", "/nodes/0")
+    assert "node 7 “My node”" in error.message
+    assert error.hint
+
+
+def test_an_input_that_lives_in_the_browser_is_refused() -> None:
+    """A 3D scene is rendered by the editor, so no file has it."""
+    catalogue = with_class("Scene", {"scene": ["LOAD_3D", {}]})
+    with pytest.raises(NotConvertible, match="renders a 3D scene"):
+        convert(Draft().node(1, "Scene", ("",)).document(), catalogue)
+
+
+def test_a_custom_class_with_more_values_than_widgets_is_refused() -> None:
+    """Widgets that a pack's JavaScript adds would shift the values."""
+    catalogue = with_class("Custom", {"a": ["INT", {}], "b": ["INT", {}]}, "custom_nodes.pack")
+    fine = convert(Draft().node(1, "Custom", (1, 2)).document(), catalogue)
+    assert fine.workflow["1"]["inputs"] == {"a": 1, "b": 2}
+    with pytest.raises(NotConvertible, match="3 saved values, and the class declares 2"):
+        convert(Draft().node(1, "Custom", (1, 2, 3)).document(), catalogue)
+
+
+def test_a_place_of_a_forced_input_is_not_taken_from_a_custom_class() -> None:
+    """In a custom class the place may belong to a widget that its JavaScript adds, as ShowText does."""
+    catalogue = with_class("ShowText", {"text": ["STRING", {"forceInput": True}]}, "custom_nodes.pack")
+    with pytest.raises(NotConvertible, match="1 saved values, and the class declares 0"):
+        convert(Draft().node(1, "ShowText", ("shown",)).document(), catalogue)
+
+
+def test_values_by_name_are_read_for_the_pack_that_writes_them() -> None:
+    """VideoHelperSuite saves its values by name, those of the chosen format too."""
+    formats = {"formats": {"video/h264": [["crf", "INT", {"default": 19}]]}}
+    inputs = {"rate": ["FLOAT", {"default": 8}], "format": [["image/gif", "video/h264"], formats]}
+    catalogue = with_class("VHS_Combine", inputs, "custom_nodes.vhs")
+    document = (
+        Draft().node(1, "VHS_Combine", {"rate": 24, "format": "video/h264", "crf": 5, "videopreview": {}}).document()
+    )
+    assert convert(document, catalogue).workflow["1"]["inputs"] == {"rate": 24, "format": "video/h264", "crf": 5}
+
+
+def test_values_of_another_version_are_refused() -> None:
+    """A name that the class does not declare is translated by the pack's JavaScript alone."""
+    catalogue = with_class("VHS_Load", {"width": ["INT", {"widgetType": "VHSNUMBER"}]}, "custom_nodes.vhs")
+    fine = convert(Draft().node(1, "VHS_Load", {"width": 5, "choose video to upload": "image"}).document(), catalogue)
+    assert fine.workflow["1"]["inputs"] == {"width": 5}
+    with pytest.raises(NotConvertible, match="saved value for `force_size`"):
+        convert(Draft().node(1, "VHS_Load", {"width": 5, "force_size": "Disabled"}).document(), catalogue)
+
+
+def test_get_nodes_take_what_the_set_node_of_their_name_gets() -> None:
+    """Set and Get nodes are links without a line, and a Get node without its Set node is refused."""
+    draft = Draft().node(1, "DemoSource").node(2, "SetNode", ("pic",), outputs=["*"])
+    draft.node(3, "GetNode", ("pic",), outputs=["IMAGE"]).node(4, "SaveImage", ("p",))
+    document = draft.link(1, 1, 2, "IMAGE", "IMAGE").link(3, 0, 4, "images", "IMAGE").document()
+    assert converted(document)["4"]["inputs"]["images"] == ["1", 1]
+    document["nodes"][2]["widgets_values"] = ["other"]
+    assert refusal(document).reason == "GetNode without a SetNode"
+
+
+def test_growing_links_that_the_editor_may_lose_are_refused() -> None:
+    """Three links of a growing input inside a dynamic combo are not certain, two are."""
+    grown = {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 0, "max": 9}}
+    option = {"key": "one", "inputs": {"required": {"images": ["COMFY_AUTOGROW_V3", grown]}}}
+    catalogue = with_class("Model", {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": [option]}]})
+    draft = Draft().node(1, "DemoSource").node(2, "Model", ("one",))
+    for number in range(2):
+        draft.link(1, 1, 2, f"model.images.image{number}", "IMAGE")
+    assert len(convert(draft.document(), catalogue).workflow["2"]["inputs"]) == 3
+    with pytest.raises(NotConvertible, match="loses some of the 3 links"):
+        convert(draft.link(1, 1, 2, "model.images.image2", "IMAGE").document(), catalogue)
+
+
+def test_notes_say_what_became_of_each_node() -> None:
+    """A muted, a bypassed and a virtual node are each in the notes with their title."""
+    draft = (
+        Draft().node(1, "DemoInt", (1,), mode=2, title="Off").node(2, "DemoInt", (1,), mode=4).node(3, "Note", ("n",))
+    )
+    draft.node(4, "DemoSource", mode=2).node(5, "SaveImage", ("p",)).link(4, 1, 5, "images", "IMAGE")
+    notes = convert(draft.document(), CATALOGUE).notes
+    assert [(note.node_id, note.title, note.message) for note in notes] == [
+        ("1", "Off", "left out, because it is muted"),
+        ("2", "DemoInt", "left out, because it is bypassed"),
+        ("4", "DemoSource", "left out, because it is muted"),
+    ]
+
+
+def test_a_link_in_a_circle_ends() -> None:
+    """Reroutes that feed each other are refused, and a subgraph inside itself too."""
+    ring = Draft().node(3, "Reroute", outputs=["*"]).node(4, "Reroute", outputs=["*"]).node(5, "SaveImage", ("p",))
+    ring.link(3, 0, 4, "", "*").link(4, 0, 3, "", "*").link(4, 0, 5, "images", "IMAGE")
+    assert refusal(ring.document()).reason == "circle"
+    found, inside = definition(1, {}, {})
+    itself = seal(found, inside.node(2, found["id"]))
+    assert refusal(Draft().node(1, found["id"]).document(itself)).reason == "nested too deeply"
+
+
+def test_subgraphs_that_multiply_are_refused() -> None:
+    """Instances inside instances cannot make more nodes than a limit."""
+    definitions: list[dict[str, Any]] = []
+    for level in range(12):
+        found, inside = definition(level, {}, {})
+        for number in range(1, 6):
+            inside.node(number, definitions[-1]["id"] if definitions else "DemoInt", (1,))
+        definitions.append(seal(found, inside))
+    assert refusal(Draft().node(1, definitions[-1]["id"]).document(*definitions)).reason == "too many nodes"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(None, [], {}, {"nodes": {}}, {"nodes": [1]}, {"nodes": [{"id": 1}]}),
+        {"nodes": [], "links": [[1, 2]]},
+        {"nodes": [], "links": [[1, 2, "x", 3, 4, "A"]]},
+        {"nodes": [{"id": 1, "type": "a"}, {"id": 1, "type": "a"}]},
+    ],
+)
+def test_a_malformed_document_is_refused(raw: Any) -> None:
+    """What the editor never saves raises the error of this package."""
+    with pytest.raises(BadEditorFile):
+        parse_document(raw)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+_NUMBERS = st.integers(0, 5)
+_PARTS = [f"00000000-0000-4000-8000-{number:012}" for number in range(2)]
+_KINDS = st.sampled_from([*OBJECT_INFO, "Reroute", "PrimitiveNode", "Note", "SetNode", "GetNode", *_PARTS])
+_SLOT = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["model", "steps", "image", "seed", "images.image0", ""]),
+        "type": st.sampled_from(["IMAGE", "*"]),
+    },
+    optional={"link": _NUMBERS | JSON, "widget": st.just({"name": "steps"}), "linkIds": st.lists(_NUMBERS, max_size=2)},
+)
+_NODE = st.fixed_dictionaries(
+    {"id": _NUMBERS, "type": _KINDS, "mode": st.sampled_from([0, 0, 2, 4])},
+    optional={
+        "inputs": st.lists(_SLOT, max_size=3),
+        "outputs": st.lists(_SLOT, max_size=2),
+        "widgets_values": st.lists(JSON, max_size=8) | JSON,
+        "properties": st.fixed_dictionaries({}, optional={"proxyWidgets": st.lists(st.lists(st.text(max_size=2)))}),
+        "title": JSON,
+    },
+)
+_LINK = st.tuples(
+    _NUMBERS, st.sampled_from([0, 1, 2, 3, -10]), _NUMBERS, st.sampled_from([0, 1, 2, -20]), _NUMBERS, st.just("*")
+)
+_GRAPH: dict[str, Any] = {
+    "nodes": st.lists(_NODE, max_size=5, unique_by=lambda node: node["id"]),
+    "links": st.lists(_LINK.map(list) | JSON.filter(lambda one: one is not None), max_size=5)
+    | st.lists(_LINK.map(list)),
+}
+_INSIDE = {**_GRAPH, "inputs": st.lists(_SLOT, max_size=2), "outputs": st.lists(_SLOT, max_size=2)}
+_DEFINITIONS = st.tuples(*(st.fixed_dictionaries({"id": st.just(part), **_INSIDE}) for part in _PARTS)).map(list)
+DOCUMENTS = st.fixed_dictionaries(
+    _GRAPH, optional={"definitions": st.fixed_dictionaries({"subgraphs": _DEFINITIONS}), "extra": JSON}
+)
+
+
+@given(DOCUMENTS | JSON)
+def test_any_document_is_converted_or_refused(document: Any) -> None:
+    """Random documents raise nothing but the package's errors, and give graphs that the parser takes."""
+    try:
+        workflow = converted(document)
+    except WorkflowError:
+        return
+    if workflow:
+        parse_graph(json.loads(json.dumps(workflow)))
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("{a|b}", "b"),
+        ("x {a|b|c} y", "x c y"),
+        ("\\{a|b\\}", "{a|b}"),
+        ("{a|{b|c}} z", "c z"),
+        ("a // comment\nb", "a \nb"),
+        ("a /* c */ b", "a  b"),
+        ("{a", "a"),
+        ("a}", "a}"),
+        ("{}", ""),
+        ("\\\\{a|b}", "\\\\b"),
+        ("{c|a\\|b}", "a|b"),
+    ],
+)
+def test_a_dynamic_prompt_takes_one_option_of_each_choice(text: str, drawn: str) -> None:
+    """The last option is drawn here; comments and escapes are removed as the editor does it."""
+    assert dynamic_prompt(text, lambda options: options - 1) == drawn
+
+
+def test_placeholders_are_filled_or_left() -> None:
+    """Dates and widgets are filled in, characters that no file name has are replaced, the rest stays."""
+    now = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    assert date_text("yyyy-MM-dd hh:mm:ss d/M yy yyyyy Mon", now) == "2026-03-04 05:06:07 4/3 26 2026y 3on"
+    values = {("A", "b"): 'x/y:"z"', ("N", "n"): 1.0}
+    text = fill_placeholders("%A.b% %N.n% %N.m% %date:yy% %date% %% 5%", now, lambda node, widget: values[node, widget])
+    assert text == "x_y__z_ 1 %N.m% 26 %date% %% 5%"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5, "5"),
+        (5.0, "5"),
+        (True, "true"),
+        (None, "null"),
+        (1.5, "1.5"),
+        (1e21, "1e+21"),
+        (1e-7, "1e-7"),
+        (1e-5, "0.00001"),
+    ],
+)
+def test_values_become_text_as_in_the_browser(value: Any, text: str) -> None:
+    """Numbers are written as JavaScript writes them."""
+    assert script_text(value) == text

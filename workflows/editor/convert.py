@@ -1,0 +1,162 @@
+"""Converts a document of ComfyUI's editor to the API format, exactly as the editor's own export does it, or refuses.
+
+What cannot be known without the editor raises `NotConvertible`, with the node's id, its title and the reason. The
+editor gives new ids to nodes whose id a subgraph definition shares with another graph; here they keep their ids, since
+the ids of the instances before them already make them unique.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from workflows.catalogue import Catalogue
+from workflows.editor.document import BYPASS, NEVER, parse_document
+from workflows.editor.flatten import SILENT, VIRTUAL, Flattener, Placed, Scope, Source, Value
+from workflows.editor.specials import (
+    missing_class,
+    refuse_browser_input,
+    refuse_foreign_values,
+    refuse_shifted_links,
+    refuse_unknown_choice,
+)
+from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_placeholders
+from workflows.editor.widgets import ABSENT, Widget
+
+_PACK_FORMS = {
+    "cnr_id": re.compile(r"[A-Za-z0-9][\w.-]{0,99}"),
+    "aux_id": re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/[\w.-]{1,100}"),
+    "ver": re.compile(
+        r"v?((?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}(?:[-+][\w.+-]+)?|unknown|[0-9a-fA-F]{7,40})", re.ASCII
+    ),
+}
+"""The forms of a node's pack, its GitHub repository and its version. The editor drops a value of another form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the conversion did with a node that is not in the API graph as it stands in the file."""
+
+    node_id: str
+    title: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """The graph in API format, and the notes in the order of the nodes."""
+
+    workflow: dict[str, Any]
+    notes: Sequence[Note]
+
+
+def convert(raw: object, catalogue: Catalogue, *, now: datetime | None = None, draw: Draw | None = None) -> Conversion:
+    """Convert a document that `json.loads` returned. Raises `BadEditorFile` or `NotConvertible`.
+
+    `now` is the time for dates in file names, `draw` chooses among the options of dynamic prompts.
+    """
+    flattener = Flattener(parse_document(raw), catalogue)
+    flattener.write_primitives()
+    emitter = _Emitter(flattener, now or datetime.now().astimezone(), draw or random.randrange)
+    emitter.emit(flattener.root)
+    emitter.drop_dangling()
+    return Conversion(emitter.workflow, emitter.notes)
+
+
+@dataclass(slots=True)
+class _Emitter:
+    flattener: Flattener
+    now: datetime
+    draw: Draw
+    workflow: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+    def emit(self, scope: Scope) -> None:
+        """Add the nodes of the scope and of the instances in it."""
+        for placed in scope.nodes.values():
+            node = placed.node
+            if node.mode in (NEVER, BYPASS) and not (node.id in scope.inner and scope.path):
+                self._note(placed, "left out, because it is " + ("muted" if node.mode == NEVER else "bypassed"))
+            elif node.id in scope.inner:
+                # An instance that is bypassed inside another instance comes here too: the editor exports its insides.
+                self.emit(scope.inner[node.id])
+            elif node.kind in VIRTUAL:
+                if node.kind not in SILENT:
+                    self._note(placed, "replaced by what it passes on")
+            else:
+                self.workflow[placed.id] = self._api_node(placed)
+
+    def drop_dangling(self) -> None:
+        """Delete the links to nodes that are not in the graph."""
+        for node_id, node in self.workflow.items():
+            inputs: Mapping[str, Any] = node["inputs"]
+            for name in [name for name, value in inputs.items() if _leads_nowhere(value, self.workflow)]:
+                self.notes.append(Note(node_id, node["_meta"]["title"], f"its input `{name}` has lost its source"))
+                del node["inputs"][name]
+
+    def _note(self, placed: Placed, message: str) -> None:
+        self.notes.append(Note(placed.id, placed.node.title or placed.node.kind, message))
+
+    def _api_node(self, placed: Placed) -> dict[str, Any]:
+        node, widgets = placed.node, placed.widgets
+        self._refuse(placed)
+        inputs: dict[str, Any] = {}
+        for widget in widgets.values.values():
+            value = placed.scope.promoted.get((node.id, widget.name), widget.value)
+            if value is not ABSENT:
+                inputs[widget.name] = _literal(self._exported(placed, widget, value))
+        for slot in widgets.slots:
+            match self.flattener.input_of(placed, slot):
+                case Source(node_id, number):
+                    inputs[slot.name] = [node_id, number]
+                case Value(value) if value is not ABSENT:
+                    inputs[slot.name] = _literal(value)
+        title = node.title or placed.about.title or node.kind
+        return {"inputs": inputs, "class_type": node.kind, "_meta": {"title": title, **_pack(node.properties)}}
+
+    def _refuse(self, placed: Placed) -> None:
+        node = placed.node
+        if node.kind not in self.flattener.catalogue:
+            raise missing_class(node, placed.id)
+        refuse_foreign_values(node, placed.id, placed.about, placed.widgets.spare, placed.widgets.unread)
+        refuse_browser_input(node, placed.id, placed.about)
+        for one, value in placed.widgets.unknown_choices:
+            refuse_unknown_choice(node, placed.id, one, value)
+        refuse_shifted_links(node, placed.id, placed.widgets.nested_links)
+
+    def _exported(self, placed: Placed, widget: Widget, value: Any) -> Any:
+        """Return the value with what the editor writes into texts at export."""
+        if not isinstance(value, str):
+            return value
+        if widget.declared is not None and widget.declared.options.get("dynamicPrompts"):
+            return dynamic_prompt(value, self.draw)
+        if widget.name == "filename_prefix" and placed.node.kind in FILE_NAME_CLASSES and "%" in value:
+            return fill_placeholders(value, self.now, self._widget_value)
+        return value
+
+    def _widget_value(self, name: str, widget: str) -> Any:
+        """Return the value of a node's widget, the node by its name for search and replace, else by its title."""
+        nodes = self.flattener.root.nodes.values()
+        found = [one for one in nodes if one.node.properties.get("Node name for S&R") == name]
+        found = found or [one for one in nodes if (one.node.title or one.about.title or one.node.kind) == name]
+        if not found:
+            raise KeyError(name)
+        return found[0].widgets.values[widget].value
+
+
+def _pack(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return the node's pack and version as the editor exports them."""
+    given = {name: value for name in _PACK_FORMS if isinstance(value := properties.get(name), str)}
+    pack = {name: value for name, value in given.items() if _PACK_FORMS[name].fullmatch(value)}
+    return {name: value.removeprefix("v") if name == "ver" else value for name, value in pack.items()}
+
+
+def _literal(value: Any) -> Any:
+    """Return a widget's value as a literal. A list is wrapped, because ComfyUI would take it for a link."""
+    return {"__value__": value} if isinstance(value, list) else value
+
+
+def _leads_nowhere(value: Any, workflow: Mapping[str, Any]) -> bool:
+    return isinstance(value, list) and value[0] not in workflow

@@ -1,0 +1,308 @@
+"""Resolves the links of a document: through subgraphs, reroutes, muted and bypassed nodes, to nodes that run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workflows.catalogue import Catalogue
+from workflows.declarations import UNKNOWN, NodeDeclaration
+from workflows.editor.document import (
+    BYPASS,
+    INPUT_NODE,
+    NEVER,
+    OUTPUT_NODE,
+    Document,
+    EditorGraph,
+    EditorLink,
+    EditorNode,
+    Slot,
+)
+from workflows.editor.widgets import CONTROL, Widget, Widgets, read_widgets
+from workflows.errors import NotConvertible
+
+MOST_PLACED = 20_000
+"""Nodes of all instances together."""
+DEEPEST = 100
+"""Subgraph instances inside each other, and steps of one link."""
+SILENT = frozenset(
+    {
+        *("Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)", "Note Plus (mtb)"),
+        *("Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)"),
+    }
+)
+"""Nodes that stand for nothing in the API format: notes, labels, and switches that act while one edits."""
+REROUTE, PRIMITIVE, SET, GET = "Reroute", "PrimitiveNode", "SetNode", "GetNode"
+VIRTUAL = SILENT | {REROUTE, PRIMITIVE, SET, GET}
+
+
+@dataclass(slots=True)
+class Placed:
+    """A node at its place: `scope` is the graph that holds it, `id` its id in the API graph."""
+
+    scope: "Scope"
+    node: EditorNode
+    about: NodeDeclaration
+    widgets: Widgets
+
+    @property
+    def id(self) -> str:
+        return ":".join([*self.scope.path, self.node.id])
+
+
+@dataclass(slots=True)
+class Scope:
+    """The root graph, or one instance of a subgraph. `host` is the instance's node, None for the root."""
+
+    graph: EditorGraph
+    path: tuple[str, ...]
+    host: Placed | None = None
+    nodes: dict[str, Placed] = field(default_factory=dict)
+    inner: dict[str, "Scope"] = field(default_factory=dict)
+    promoted: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    node_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    value: Any
+
+
+class Flattener:
+    """Places every node of the document and resolves links between the places."""
+
+    def __init__(self, document: Document, catalogue: Catalogue) -> None:
+        self._document = document
+        self.catalogue = catalogue
+        self._placed = 0
+        self.root = self._place(document.root, (), None)
+
+    def _place(self, graph: EditorGraph, path: tuple[str, ...], host: Placed | None) -> Scope:
+        if len(path) > DEEPEST:
+            raise NotConvertible("subgraphs are nested too deeply", reason="nested too deeply", node_id=":".join(path))
+        scope = Scope(graph, path, host)
+        self._placed += len(graph.nodes)
+        if self._placed > MOST_PLACED:
+            raise NotConvertible(
+                f"the subgraphs make more than {MOST_PLACED} nodes",
+                reason="too many nodes",
+                node_id=":".join(path),
+                hint="use fewer instances of subgraphs, or export the workflow in API format",
+            )
+        for node in graph.nodes.values():
+            definition = self._document.definitions.get(node.kind)
+            if definition is None:
+                about = self.catalogue.declaration(node.kind)
+                widgets = read_widgets(node, about)
+                scope.nodes[node.id] = Placed(scope, node, about, widgets)
+                continue
+            saved = {slot.name: slot for slot in node.inputs}
+            outer = [saved.get(one.name) for one in definition.inputs]
+            pairs = zip(definition.inputs, outer, strict=True)
+            slots = [Slot(one.name, one.kind, given.link if given else None) for one, given in pairs]
+            placed = Placed(scope, node, UNKNOWN, Widgets({}, slots))
+            scope.nodes[node.id] = placed
+            inner = self._place(definition, (*path, node.id), placed)
+            scope.inner[node.id] = inner
+            self._read_instance(placed, inner)
+        return scope
+
+    def _read_instance(self, placed: Placed, inner: Scope) -> None:
+        """Give the instance a widget for each input of its subgraph that feeds a widget, with its saved value.
+
+        Old versions list what is promoted in `properties.proxyWidgets`, as [inner node, widget] with -1 for the
+        subgraph's own inputs, and the saved values have the order of that list.
+        """
+        values = list(placed.node.values) if not isinstance(placed.node.values, Mapping) else []
+        backed = {slot.name: one for slot in inner.graph.inputs if (one := self._backing(inner, slot))}
+        for name, one in backed.items():
+            placed.widgets.values[name] = Widget(name, one.value, one.declared)
+        proxies = _proxies(placed.node.properties.get("proxyWidgets"))
+        if proxies is None:
+            for name, value in zip(backed, values, strict=False):
+                placed.widgets.values[name].value = value
+            for name, value in _quarantined(placed.node.properties.get("proxyWidgetErrorQuarantine")):
+                if name in placed.widgets.values:
+                    placed.widgets.values[name].value = value
+            return
+        controlled = {node_id for node_id, name in proxies if name == CONTROL}
+        for (node_id, name), value in zip(proxies, values, strict=False):
+            promoted = self._input_for(inner, node_id, name)
+            target = inner.nodes.get(node_id)
+            is_primitive = target is not None and target.node.kind == PRIMITIVE
+            if target is not None and not promoted and not (is_primitive and node_id in controlled):
+                inner.promoted[node_id, name] = value
+            # A promotion that the editor cannot take over gives its value to the input of the widget's name.
+            named = name if target is None or is_primitive else promoted
+            if named in placed.widgets.values:
+                placed.widgets.values[named].value = value
+
+    @staticmethod
+    def _input_for(inner: Scope, node_id: str, name: str) -> str:
+        """Return the subgraph's input for a promoted widget, or an empty text if none is linked to it."""
+        target = inner.nodes.get(node_id)
+        for slot in target.node.inputs if target else ():
+            link = inner.graph.link_of(slot)
+            if slot.name == name and link and link.origin == INPUT_NODE and link.origin_slot < len(inner.graph.inputs):
+                return inner.graph.inputs[link.origin_slot].name
+        return ""
+
+    def _backing(self, inner: Scope, slot: Slot) -> Widget | None:
+        """Return the first widget that an input of the subgraph feeds."""
+        for link in (inner.graph.links.get(name) for name in slot.links):
+            target = inner.nodes.get(link.target) if link else None
+            if link is not None and target is not None:
+                name = _input_name(target, link)
+                if name in target.widgets.values:
+                    return target.widgets.values[name]
+        return None
+
+    def write_primitives(self) -> None:
+        """Let every PrimitiveNode write its value into the widgets that it feeds."""
+        for scope in self.scopes():
+            for placed in scope.nodes.values():
+                if placed.node.kind == PRIMITIVE and placed.node.values:
+                    value = scope.promoted.get((placed.node.id, "value"), _first_value(placed))
+                    self._write(scope, placed.node.id, value)
+
+    def _write(self, scope: Scope, node_id: str, value: Any) -> None:
+        for link in scope.graph.links.values():
+            target = scope.nodes.get(link.target)
+            if link.origin != node_id or target is None:
+                continue
+            if target.node.kind == REROUTE and self._feeds_widget(target):
+                raise NotConvertible(
+                    f"{target.node.label}: it passes on the value of a PrimitiveNode, which the editor writes or not "
+                    "depending on how the file was made",
+                    reason="PrimitiveNode behind a Reroute",
+                    pointer=target.node.pointer,
+                    node_id=target.id,
+                    hint="in the editor link the PrimitiveNode directly to the widget",
+                )
+            widget = target.widgets.values.get(_input_name(target, link))
+            if widget is not None:
+                widget.value = value
+
+    @staticmethod
+    def _feeds_widget(reroute: Placed) -> bool:
+        return any(link.origin == reroute.node.id for link in reroute.scope.graph.links.values())
+
+    def scopes(self) -> Iterator[Scope]:
+        """Yield the root and every instance inside it."""
+        waiting = [self.root]
+        while waiting:
+            scope = waiting.pop()
+            yield scope
+            waiting.extend(scope.inner.values())
+
+    def input_of(self, placed: Placed, slot: Slot, kind: str | None = None, depth: int = 0) -> Source | Value | None:
+        """Return what an input gets: the output of a node that runs, the value of an instance's widget, or nothing."""
+        link = placed.scope.graph.link_of(slot)
+        if link is None:
+            return None
+        return self._origin(placed.scope, link, kind or slot.kind, depth + 1)
+
+    def _origin(self, scope: Scope, link: EditorLink, kind: str, depth: int) -> Source | Value | None:
+        if depth > DEEPEST:
+            raise NotConvertible("a link goes round in a circle", reason="circle", node_id=link.target)
+        if link.origin == INPUT_NODE and scope.host is not None:
+            host = scope.host
+            if not 0 <= link.origin_slot < len(host.widgets.slots):
+                return None
+            outer = host.widgets.slots[link.origin_slot]
+            if outer.link is not None:
+                return self.input_of(host, outer, kind, depth)
+            widget = host.widgets.values.get(outer.name)
+            return Value(widget.value) if widget else None
+        origin = scope.nodes.get(link.origin)
+        return None if origin is None else self._output_of(origin, link.origin_slot, kind, depth)
+
+    def _output_of(self, placed: Placed, slot: int, kind: str, depth: int) -> Source | Value | None:
+        if placed.node.mode == NEVER:
+            return None
+        if placed.node.mode == BYPASS:
+            passed = _bypass_slot(placed, slot, kind)
+            return None if passed is None else self.input_of(placed, passed, kind, depth)
+        inner = placed.scope.inner.get(placed.node.id)
+        if inner is not None:
+            for link in inner.graph.links.values():
+                if link.target == OUTPUT_NODE and link.target_slot == slot:
+                    return self._origin(inner, link, kind, depth + 1)
+            return None
+        if placed.node.kind == GET:
+            placed, slot = self._setter(placed), 0
+        if placed.node.kind in VIRTUAL:
+            if slot >= len(placed.widgets.slots):
+                return None
+            return self.input_of(placed, placed.widgets.slots[slot], kind, depth)
+        return Source(placed.id, slot)
+
+    @staticmethod
+    def _setter(placed: Placed) -> Placed:
+        """Return the SetNode of the same name in the same graph."""
+        name = _first_value(placed)
+        for other in placed.scope.nodes.values():
+            if other.node.kind == SET and name is not None and _first_value(other) == name:
+                return other
+        raise NotConvertible(
+            f"{placed.node.label}: there is no SetNode with the name {str(name)[:80]!r}",
+            reason="GetNode without a SetNode",
+            pointer=placed.node.pointer,
+            node_id=placed.id,
+            hint="open the file in the editor and choose one of the names that a SetNode gives",
+        )
+
+
+def _first_value(placed: Placed) -> Any:
+    values = placed.node.values
+    return values[0] if values and not isinstance(values, Mapping) else None
+
+
+def _proxies(raw: object) -> list[tuple[str, str]] | None:
+    if not isinstance(raw, list):
+        return None
+    return [(str(one[0]), str(one[1])) for one in raw if isinstance(one, list) and len(one) >= 2]
+
+
+def _quarantined(raw: object) -> Iterator[tuple[str, Any]]:
+    """Yield the widget's name and the value of each promotion that the editor could not take over."""
+    for one in raw if isinstance(raw, list) else ():
+        entry = one.get("originalEntry") if isinstance(one, Mapping) else None
+        if isinstance(entry, list) and len(entry) >= 2 and "hostValue" in one:
+            yield str(entry[1]), one["hostValue"]
+
+
+def _input_name(target: Placed, link: EditorLink) -> str:
+    """Return the name of the target's input that this link ends at."""
+    graph = target.scope.graph
+    for slot in target.node.inputs:
+        if slot.link is not None and graph.links.get(slot.link) is link:
+            return slot.name
+    return ""
+
+
+def _bypass_slot(placed: Placed, slot: int, kind: str) -> Slot | None:
+    """Return the input that a bypassed node hands on in place of this output."""
+    inputs = placed.widgets.slots
+    if not inputs:
+        return None
+    if kind == "*":
+        return inputs[slot] if slot < len(inputs) else inputs[0]
+    outputs = placed.node.outputs
+    output = outputs[slot].kind if slot < len(outputs) else kind
+    if slot < len(inputs) and fits(inputs[slot].kind, output):
+        return inputs[slot]
+    exact = next((one for one in inputs if one.kind == kind), None)
+    return exact or next((one for one in inputs if fits(one.kind, output)), None)
+
+
+def fits(one: str, other: str) -> bool:
+    """Report whether the editor lets these types be linked: equal, any, or lists with a common member."""
+    ours, theirs = one.lower(), other.lower()
+    if ours == theirs or "*" in (ours, theirs):
+        return True
+    return bool(set(ours.split(",")) & set(theirs.split(",")))

@@ -1,0 +1,49 @@
+"""What else an editor's file says: classes that are not installed, and inputs that its author chose for App mode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workflows.catalogue import Catalogue
+from workflows.editor.document import BYPASS, NEVER, parse_document
+from workflows.editor.flatten import VIRTUAL
+
+MOST_INPUTS = 200
+"""Inputs that are proposed for one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An input of the graph, by the id of its node and its name there."""
+
+    node: str
+    field: str
+    title: str
+    value: Any
+
+
+def unknown_classes(raw: object, catalogue: Catalogue) -> list[str]:
+    """Return the classes of the document's active nodes that the catalogue lacks. Raises `BadEditorFile`."""
+    document = parse_document(raw)
+    kinds = {
+        node.kind
+        for graph in document.graphs()
+        for node in graph.nodes.values()
+        if node.mode not in (NEVER, BYPASS) and node.kind not in VIRTUAL and node.kind not in document.definitions
+    }
+    return sorted(kind for kind in kinds if kind not in catalogue)
+
+
+def proposed_inputs(raw: object, workflow: Mapping[str, Any]) -> list[Proposal]:
+    """Return the inputs of `extra.linearData` that are values in the converted graph, in the author's order."""
+    extra = raw.get("extra") if isinstance(raw, Mapping) else None
+    chosen = extra.get("linearData") if isinstance(extra, Mapping) else None
+    listed = chosen.get("inputs") if isinstance(chosen, Mapping) else None
+    found = []
+    for entry in listed[:MOST_INPUTS] if isinstance(listed, list) else ():
+        if isinstance(entry, list) and len(entry) >= 2:
+            node_id, name = str(entry[0]), str(entry[1])
+            node = workflow.get(node_id)
+            if node is not None and name in node["inputs"] and not isinstance(node["inputs"][name], list):
+                found.append(Proposal(node_id, name, node["_meta"]["title"], node["inputs"][name]))
+    return found
