@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from app import __version__, problems
 from app.api import (
     batches,
+    conversion,
     job_events,
     jobs,
     limits,
@@ -92,7 +93,7 @@ GROUPS = (
         "Workflows",
         "Run a graph by its name, with typed inputs instead of nodes.",
         "how-to/workflows",
-        workflows.OPERATIONS,
+        (*conversion.OPERATIONS, *workflows.OPERATIONS),
     ),
     Group(
         "Nodes and models",

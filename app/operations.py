@@ -60,6 +60,8 @@ SUBMISSION_PROBLEMS = (
     "validation-error",
     "missing-workflow",
     "ui-format-workflow",
+    "bad-editor-file",
+    "not-convertible",
     *GRAPH_PROBLEMS,
     "missing-medium",
     "unknown-input-node",

@@ -52,6 +52,16 @@ _TYPES = (
         "The workflow is in the editor's format",
         "in ComfyUI choose Workflow → Export (API) and send that",
     ),
+    ProblemType(
+        "no-editor-file", 404, "The job was not submitted as an editor's file", "leave out format: the graph is there"
+    ),
+    ProblemType("bad-editor-file", 422, "The editor's file is malformed", "save it again in ComfyUI's editor"),
+    ProblemType(
+        "not-convertible",
+        422,
+        "A node of the editor's file cannot be converted",
+        "see detail; or in ComfyUI choose Workflow → Export (API) and send that",
+    ),
     ProblemType("not-a-workflow", 422, "The workflow is not a graph of nodes", "send ComfyUI's API format"),
     ProblemType("bad-node", 422, "A node is malformed", "each node needs class_type and inputs"),
     ProblemType("too-many-nodes", 422, "The workflow has too many nodes", "split it into several jobs"),

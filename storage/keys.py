@@ -2,6 +2,7 @@
 
     tenants/<tenant>/jobs/<job_id>/job.json             the record: the only truth
                                   /workflow.json        the graph as submitted, immutable
+                                  /editor.json          the editor's file, if the job was submitted as one
                                   /values.json          the inputs, if they are too long for the record
                                   /inputs/<nnn>         input files of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
@@ -79,6 +80,10 @@ def record(tenant: str, job_id: str) -> str:
 
 def workflow(tenant: str, job_id: str) -> str:
     return job_prefix(tenant, job_id) + "workflow.json"
+
+
+def editor_file(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "editor.json"
 
 
 def values(tenant: str, job_id: str) -> str:

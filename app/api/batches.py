@@ -159,7 +159,8 @@ async def submit(request: Request) -> Response:
         acceptance, identity = BatchAcceptance(context.services, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
+            trust = principal_of(request).graphs
+            preparation = Preparation(context.services, tenant, body, trust, takes_editor_files=True)
             form = await body.aside(partial(batch_form, most_jobs=context.config.most_jobs_at_once), document)
             with relocated(form.moves):
                 wanted = await body.aside(parsed, BatchRequest, form.document)

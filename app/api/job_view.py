@@ -10,7 +10,7 @@ from app.fields import Moment, ResponseBody
 from storage.bucket.objects import ObjectStore
 from storage.jobs.models import ErrorDetail, Output, OutputType, Runtime, total_seconds, total_usd
 from storage.jobs.output_ids import OutputId
-from storage.jobs.record import JobRecord, Status
+from storage.jobs.record import JobRecord, Status, WorkflowFormat
 from storage.keys import DEFAULT_POOL
 from workflows.policy import GraphTrust
 
@@ -162,6 +162,7 @@ class JobView(ResponseBody):
     retry_of: str | None = Field(description="the job that this one repeats")
     retried_as: list[str] = Field(description="the newest jobs that repeat this one, oldest first; 20 at most")
     workflow_name: str | None = Field(description="the named workflow that it runs; null for a graph of your own")
+    workflow_format: WorkflowFormat = Field(description="how the workflow was submitted; editor: it was converted")
     graphs: GraphTrust = Field(description="the rules that its graph was accepted by")
     metadata: dict[str, str]
     urls: JobUrls
@@ -202,6 +203,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         retry_of=record.retry_of,
         retried_as=list(record.retried_as),
         workflow_name=record.workflow_name,
+        workflow_format=record.workflow_format,
         graphs=record.graphs,
         metadata=record.metadata,
         urls=job_urls(record.job_id, base),

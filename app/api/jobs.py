@@ -171,9 +171,15 @@ async def output(request: Request) -> Response:
 
 
 async def workflow(request: Request) -> Response:
-    """Return the graph as it was submitted."""
-    jobs = context_of(request).stores.jobs
-    document = await jobs.workflow(tenant_of(request), request.path_params["job_id"])
+    """Return the graph, or with ?format=editor the file of ComfyUI's editor that it was made of."""
+    jobs, job_id = context_of(request).stores.jobs, request.path_params["job_id"]
+    wanted = request.query_params.get("format", "api")
+    if wanted not in ("api", "editor"):
+        raise Problem("invalid-parameter", f"format is {wanted[:20]!r}, and not api or editor")
+    reading = jobs.workflow if wanted == "api" else jobs.editor_file
+    document = await reading(tenant_of(request), job_id)
+    if document is None:
+        raise Problem("no-editor-file", "the job was submitted in API format")
     return Response(document, media_type="application/json")
 
 
@@ -294,9 +300,14 @@ OPERATIONS = (
         "get_workflow",
         "get",
         "/v1/jobs/{job_id}/workflow",
-        "The workflow as it was submitted",
-        {200: ("the API-format graph", None)},
-        parameters=(ID,),
-        refusals=("unknown-job", "job-gone"),
+        "The workflow, in API format or as the editor's file that was submitted",
+        {200: ("the API-format graph, or the file", None)},
+        parameters=(
+            ID,
+            Parameter(
+                "format", "query", {"enum": ["api", "editor"], "default": "api"}, "editor: the file that was submitted"
+            ),
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone", "no-editor-file"),
     ),
 )

@@ -32,7 +32,7 @@ from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.submission.request import JobRequest
 from app.submission.retry import Retry
 from storage.errors import JobGone
-from storage.jobs.record import Status
+from storage.jobs.record import Status, WorkflowFormat
 from storage.jobs.store import StoredJob
 
 RETRIES = "retries"
@@ -46,6 +46,7 @@ class JobAccepted(ResponseBody):
     status: Status
     created_at: Moment
     estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
+    workflow_format: WorkflowFormat = Field(description="editor: the workflow was made of a file of ComfyUI's editor")
     warnings: dict[str, NodeWarning] = Field(description="by node id: the outputs behind it do not run, the others do")
     urls: JobUrls
 
@@ -62,7 +63,8 @@ async def submit(request: Request) -> Response:
         acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
+            trust = principal_of(request).graphs
+            preparation = Preparation(context.services, tenant, body, trust, takes_editor_files=True)
             form = await body.aside(job_form, document)
             with relocated(form.moves):
                 prepared = await preparation.only_job(await body.aside(parsed, JobRequest, form.document))
@@ -119,6 +121,7 @@ def _accepted_answer(request: Request, accepted: Accepted, headers: dict[str, st
         status=record.status,
         created_at=record.created_at,
         estimated_time=accepted.estimated_s,
+        workflow_format=record.workflow_format,
         warnings=warnings_view(record.warnings),
         urls=job_urls(record.job_id, base_url(request)),
     )

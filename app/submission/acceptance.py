@@ -206,6 +206,7 @@ class Acceptance:
             input_files=tuple(input_files),
             retry_of=prepared.retry_of,
             workflow_name=prepared.workflow_name,
+            workflow_format="api" if prepared.workflow.editor_file is None else "editor",
             workflow_shape=prepared.workflow.shape,
             created_at=created_at,
         )
@@ -234,11 +235,13 @@ class Acceptance:
         await map_bounded(held, lambda one: use[one[0]](self._tenant, one[1], job_id))
 
     def extras(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
-        """Return the objects to store next to the record, by key: long inputs and secrets."""
+        """Return the objects to store next to the record, by key: long inputs, an editor's file, secrets."""
         # Secrets have objects of their own because the record is rendered in API responses.
         brought, options = {}, prepared.options
         if prepared.values is not None:
             brought[keys.values(record.tenant, record.job_id)] = prepared.values
+        if prepared.workflow.editor_file is not None:
+            brought[keys.editor_file(record.tenant, record.job_id)] = prepared.workflow.editor_file
         if options.webhook_secret is not None:
             brought[keys.webhook_secret(record.tenant, record.job_id)] = options.webhook_secret.encode()
         if options.extra_data is not None:

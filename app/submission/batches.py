@@ -24,6 +24,7 @@ from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
 from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
 from storage.jobs.store import store_input
+from storage.keys import DEFAULT_POOL
 
 IsGone = Callable[[], Awaitable[bool]]
 JOBS_BETWEEN_CHECKS = 50
@@ -107,11 +108,12 @@ async def _variations(
     is_gone: IsGone,
 ) -> PreparedBatch:
     await preparation.check(request, "")
-    workflow = await preparation.workflow(request.workflow, "")
+    workflow = await preparation.workflow(request.workflow, "", request.gpu or DEFAULT_POOL)
     # The graph is sent once and stored with each job, so the request's own size does not bound the bytes written.
-    total = len(workflow.document) * len(input_sets)
+    size = len(workflow.document) + len(workflow.editor_file or b"")
+    total = size * len(input_sets)
     if total > config.max_batch_graph_bytes:
-        detail = f"{len(input_sets)} jobs that store a graph of {len(workflow.document)} bytes each, at most "
+        detail = f"{len(input_sets)} jobs that store a graph of {size} bytes each, at most "
         raise Problem(
             "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
         )

@@ -26,8 +26,9 @@ from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows import strangers
 from workflows.catalogue import Catalogue
+from workflows.editor import convert
 from workflows.errors import WorkflowError, pointer
-from workflows.graph import Graph, parse_graph
+from workflows.graph import Graph, is_editor_file, parse_graph
 from workflows.policy import GraphTrust
 from workflows.report import Report
 
@@ -52,17 +53,23 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class PreparedWorkflow:
-    """A parsed graph. `document` is the submitted graph as JSON, as it is stored."""
+    """A parsed graph. `document` is the graph as JSON, as it is stored; `editor_file` is what it was made of, if so."""
 
     document: bytes
     graph: Graph
     shape: str
+    editor_file: bytes | None = None
 
     @classmethod
     def of(cls, document: Any) -> "PreparedWorkflow":
         """Parse the graph once for all jobs that share it. Raises `WorkflowError`."""
         graph = parse_graph(document)
         return cls(to_json(document), graph, graph.shape())
+
+    @classmethod
+    def of_editor(cls, document: Any, catalogue: Catalogue) -> "PreparedWorkflow":
+        """Convert a file of ComfyUI's editor. Raises `WorkflowError`."""
+        return replace(cls.of(convert(document, catalogue).workflow), editor_file=to_json(document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,11 @@ def parsed(model: type[M], document: Any) -> M:
 class Preparation:
     """Validates the jobs of one request. `root` is a JSON pointer into the request. All methods raise `Problem`."""
 
-    def __init__(self, services: Services, tenant: str, body: Body, graphs: GraphTrust) -> None:
+    def __init__(
+        self, services: Services, tenant: str, body: Body, graphs: GraphTrust, *, takes_editor_files: bool = False
+    ) -> None:
+        """`takes_editor_files` says that files of ComfyUI's editor are converted rather than refused."""
+        self._takes_editor_files = takes_editor_files
         self._graphs = graphs
         self._stores, self._receivers = services.stores, services.receivers
         self._config = services.config
@@ -133,25 +144,40 @@ class Preparation:
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
         """Validate one job with its input files."""
         await self.check(request, root)
-        workflow = await self.workflow(request.workflow, root)
+        workflow = await self.workflow(request.workflow, root, request.gpu or DEFAULT_POOL)
         prepared = await self.job(request, workflow, request.inputs, f"{root}/inputs", f"{root}/workflow")
         # Files come last: fetching and decoding them is the expensive part, and only a valid graph needs it.
         return replace(prepared, files=await self.files(request, root))
 
-    async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
-        """Parse the graph, off the event loop if it is large."""
+    async def workflow(self, document: Any, root: str, pool: str) -> PreparedWorkflow:
+        """Parse the graph, off the event loop if it is large. A file of the editor is converted for the pool."""
         where = f"{root}/workflow"
         document = await self._text(document, where)
         if document is None:
             raise Problem("missing-workflow", "`workflow` is null", pointer=where)
         # Counted before the graph is parsed, whose cost grows with the number of nodes.
-        if isinstance(document, dict) and len(document) > self._config.max_nodes:
-            detail = f"{len(document)} nodes, at most {self._config.max_nodes} are allowed"
-            raise Problem("too-many-nodes", detail, pointer=where)
+        if isinstance(document, dict):
+            self._check_nodes(len(document), where)
         try:
-            return await self._body.aside(PreparedWorkflow.of, document)
+            workflow = await self._parsed(document, pool)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
+        # A converted graph may have more nodes than its file, because subgraphs are repeated.
+        self._check_nodes(len(workflow.graph.nodes), where)
+        return workflow
+
+    async def _parsed(self, document: Any, pool: str) -> PreparedWorkflow:
+        if self._takes_editor_files and is_editor_file(document):
+            # Before an engine has published its classes nothing can be converted, and the parser asks for an export.
+            catalogue = await self.catalogue(pool)
+            if catalogue.is_known:
+                return await self._body.aside(PreparedWorkflow.of_editor, document, catalogue)
+        return await self._body.aside(PreparedWorkflow.of, document)
+
+    def _check_nodes(self, count: int, where: str) -> None:
+        if count > self._config.max_nodes:
+            detail = f"{count} nodes, at most {self._config.max_nodes} are allowed"
+            raise Problem("too-many-nodes", detail, pointer=where)
 
     async def document(self, workflow: Any) -> Any:
         """Return the submitted workflow with its long texts, before it is parsed."""

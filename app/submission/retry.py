@@ -46,8 +46,9 @@ class Retry:
             raise _gone("its key for partner nodes was deleted when it ended")
         # As for a body of that size: its stored graph and values have megabytes, and must not be checked on the loop.
         await self._body.take_place()
-        document, values, options, files = await asyncio.gather(
+        document, editor_file, values, options, files = await asyncio.gather(
             self._stores.jobs.workflow(self._tenant, record.job_id),
+            self._editor_file(record),
             self._stores.jobs.inputs(record),
             self._options(record),
             map_bounded(record.input_files, self._file),
@@ -56,7 +57,7 @@ class Retry:
         # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
         preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
         await preparation.check(options, "")
-        workflow = await self._body.aside(_workflow, document)
+        workflow = replace(await self._body.aside(_workflow, document), editor_file=editor_file)
         inputs = [InputValue(node=one.node, field=one.field, value=one.value) for one in values]
         prepared = await preparation.job(options, workflow, inputs, "/inputs", "/workflow")
         return replace(prepared, files=tuple(files), workflow_name=record.workflow_name, retry_of=record.job_id)
@@ -80,6 +81,11 @@ class Retry:
             webhook_secret=secret,
             webhook_events=list(record.webhook_events),
         )
+
+    async def _editor_file(self, record: JobRecord) -> bytes | None:
+        if record.workflow_format == "api":
+            return None
+        return await self._stores.jobs.editor_file(self._tenant, record.job_id)
 
     async def _file(self, file: InputFile) -> PreparedFile:
         upload = _UPLOAD.fullmatch(file.key)

@@ -15,7 +15,7 @@ change of its record: `storage.removal` replaces the record by a tombstone.
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ from storage.jobs.models import (
 )
 from storage.keys import DEFAULT_POOL
 from workflows.policy import GraphTrust
+
+WorkflowFormat = Literal["api", "editor"]
 
 CANCELLED = "cancelled"
 """The error code of a cancelled job. Its status is `failed`, as in the first version."""
@@ -178,6 +180,8 @@ class JobRecord(Model):
     """The newest jobs that repeat this one, oldest first."""
     workflow_name: str | None = None
     """The named workflow that was run; None for a graph of the client's own."""
+    workflow_format: WorkflowFormat = "api"
+    """How the workflow was submitted. Of an editor's file, the job keeps the file beside the graph made of it."""
     workflow_shape: str
     """Hash of the graph's classes and links. Jobs of one shape have similar run times."""
 

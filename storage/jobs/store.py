@@ -202,6 +202,20 @@ class JobStore:
             await self.read(tenant, job_id)  # raises JobGone if the job was removed
             raise JobNotFound(job_id) from None
 
+    async def editor_file(self, tenant: str, job_id: str) -> bytes | None:
+        """Return the editor's file as it was submitted, or None for a job that was submitted as a graph.
+
+        Raises as `read`.
+        """
+        stored = await self.read(tenant, job_id)
+        if stored.record.workflow_format != "editor":
+            return None
+        try:
+            return (await self._objects.get(keys.editor_file(tenant, job_id))).body
+        except ObjectNotFound:
+            await self.read(tenant, job_id)  # raises JobGone if the job was removed meanwhile
+            raise JobNotFound(job_id) from None
+
     async def inputs(self, record: JobRecord) -> tuple[Input, ...]:
         """Return the values to set in the job's graph, from the record or from their own object. Raises as `read`."""
         if not record.has_values:

@@ -289,7 +289,7 @@ async def test_a_batch_of_a_disconnected_client_is_not_prepared() -> None:
 
         async def check(self, options: JobOptions, root: str) -> None: ...
 
-        async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
+        async def workflow(self, document: Any, root: str, pool: str) -> PreparedWorkflow:
             return PreparedWorkflow.of(document)
 
     with pytest.raises(ClientDisconnect):

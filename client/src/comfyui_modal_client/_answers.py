@@ -153,6 +153,8 @@ class AcceptedJob(TypedDict):
     created_at: str
     estimated_time: int
     """Seconds, from recent jobs of this workflow."""
+    workflow_format: str
+    """`editor` if the workflow was made of a file of ComfyUI's editor, else `api`."""
     warnings: dict[str, NodeWarning]
     """By node id: the outputs that depend on it do not run, the others do."""
     urls: JobUrls
@@ -196,6 +198,8 @@ class Job(TypedDict):
     """The newest jobs that repeat this one, oldest first."""
     workflow_name: str | None
     """The workflow that it runs by name. None for a graph."""
+    workflow_format: str
+    """`editor` if the workflow was made of a file of ComfyUI's editor, else `api`."""
     graphs: str
     """The rules by which its graph was accepted: `own` or `strangers`."""
     metadata: dict[str, str]

@@ -191,6 +191,9 @@ class AsyncClient:
     async def workflow(self, name: str) -> Json:
         return await self._run(op.get(op.workflow_path(name)))
 
+    async def convert_workflow(self, document: Json) -> Json:
+        return await self._run(op.answer_of(op.Call("POST", "/v1/workflows/convert", json={"workflow": document})))
+
     # Webhooks
 
     async def test_webhook(self, url: str) -> Json:

@@ -276,6 +276,14 @@ class Client:
         """Return one workflow, with its graph as `workflow`. Raises `NotFound`."""
         return self._run(op.get(op.workflow_path(name)))
 
+    def convert_workflow(self, document: Json) -> Json:
+        """Convert what ComfyUI's editor saves to the API format.
+
+        Returns `workflow`, `notes` about nodes that are left out, `inputs`, and `unknown_classes`; if there are any,
+        `workflow` is None. Raises `ApiProblem` for a node that cannot be converted exactly.
+        """
+        return self._run(op.answer_of(op.Call("POST", "/v1/workflows/convert", json={"workflow": document})))
+
     # Webhooks
 
     def test_webhook(self, url: str) -> Json:

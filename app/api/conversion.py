@@ -1,0 +1,121 @@
+"""POST /v1/workflows/convert: what ComfyUI's editor saves, converted to the API format."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.context import answer, body_of, check_is_json, context_of, json_body
+from app.fields import RequestBody, ResponseBody
+from app.operations import BODY_PROBLEMS, Operation
+from app.problems import Problem, of_workflow
+from app.submission.foreign import job_form, relocated
+from app.submission.preparation import parsed
+from storage.keys import DEFAULT_POOL
+from workflows.catalogue import Catalogue
+from workflows.editor import Conversion, Note, convert, proposed_inputs, unknown_classes
+from workflows.errors import UiFormat, WorkflowError
+from workflows.graph import is_editor_file
+
+
+class ConversionRequest(RequestBody):
+    """A file of ComfyUI's editor."""
+
+    workflow: Any = Field(description="what the editor saves; a graph in API format is returned as it is")
+    gpu: str | None = Field(None, description="the GPU pool whose node classes count; null: the default pool")
+
+
+class ConversionNote(ResponseBody):
+    """What became of a node that is not in the graph as it stands in the file."""
+
+    node: str = Field(description="its id, behind the ids of the subgraphs that it is in")
+    title: str
+    message: str
+
+
+class ProposedInput(ResponseBody):
+    """An input that the file's author chose for its App mode."""
+
+    node: str
+    field: str
+    title: str
+    value: Any = Field(description="its value in the graph")
+
+
+class Converted(ResponseBody):
+    """A workflow in API format."""
+
+    workflow: dict[str, Any] | None = Field(description="ComfyUI's API-format graph; null if classes are unknown")
+    notes: list[ConversionNote]
+    unknown_classes: list[str] = Field(description="node classes that this pool of the deployment does not have")
+    inputs: list[ProposedInput]
+
+
+async def submit(request: Request) -> Response:
+    context = context_of(request)
+    check_is_json(request)
+    with body_of(request) as body:
+        document = await json_body(request, body, limit=context.config.max_request_bytes)
+        form = await body.aside(job_form, document)
+        with relocated(form.moves):
+            wanted = parsed(ConversionRequest, form.document)
+            pool = wanted.gpu or DEFAULT_POOL
+            if pool != DEFAULT_POOL and pool not in context.config.gpu_pools:
+                raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
+            catalogue = await context.stores.engine_info.catalogue(pool)
+            return answer(await body.aside(_converted, wanted.workflow, catalogue))
+
+
+def _converted(document: Any, catalogue: Catalogue) -> Converted:
+    """Convert off the event loop. Raises `Problem`."""
+    if not is_editor_file(document):
+        if not isinstance(document, dict):
+            raise Problem("not-a-workflow", "a workflow is a JSON object", pointer="/workflow")
+        return _view(Conversion(document, ()), (), document)
+    try:
+        if not catalogue.is_known:
+            hint = (
+                "start a worker first, which publishes the node classes; or in ComfyUI choose Workflow → Export (API)"
+            )
+            raise UiFormat("the node classes of this pool are not known yet, and the conversion needs them", hint=hint)
+        unknown = unknown_classes(document, catalogue)
+        return _view(None if unknown else convert(document, catalogue), unknown, document)
+    except WorkflowError as error:
+        raise of_workflow(error, "/workflow") from error
+
+
+def _view(conversion: Conversion | None, unknown: Sequence[str], document: Any) -> Converted:
+    workflow = conversion.workflow if conversion else None
+    notes: Sequence[Note] = conversion.notes if conversion else ()
+    inputs = proposed_inputs(document, workflow or {})
+    return Converted(
+        workflow=workflow,
+        notes=[ConversionNote(node=note.node_id, title=note.title, message=note.message) for note in notes],
+        unknown_classes=list(unknown),
+        inputs=[ProposedInput(node=one.node, field=one.field, title=one.title, value=one.value) for one in inputs],
+    )
+
+
+OPERATIONS = (
+    Operation(
+        submit,
+        "convert_workflow",
+        "post",
+        "/v1/workflows/convert",
+        "Convert a file of ComfyUI's editor to the API format",
+        {200: ("the graph, what was left out, and what could not be known", Converted)},
+        request=ConversionRequest,
+        example={"workflow": {"nodes": [{"id": 1, "type": "Note", "widgets_values": ["hello"]}], "links": []}},
+        refusals=(
+            *BODY_PROBLEMS,
+            "validation-error",
+            "unknown-gpu",
+            "ui-format-workflow",
+            "bad-editor-file",
+            "not-convertible",
+            "not-a-workflow",
+        ),
+    ),
+)

@@ -1,0 +1,138 @@
+"""Files of ComfyUI's editor: POST /v1/workflows/convert, and submitted as jobs."""
+
+from typing import Any
+
+import pytest
+
+from tests.compare_editor.cases import OBJECT_INFO, Draft
+from tests.support.api_server import Api
+
+pytestmark = pytest.mark.anyio
+
+Json = dict[str, Any]
+
+
+def picture(**members: Any) -> Json:
+    """Return a file of the editor with a source, a muted node and an output."""
+    draft = (
+        Draft().node(1, "DemoSource").node(2, "SaveImage", ("pic",), title="Result").node(3, "DemoInt", (4,), mode=2)
+    )
+    return draft.link(1, 1, 2, "images", "IMAGE").document(**members)
+
+
+GRAPH = {
+    "1": {"inputs": {}, "class_type": "DemoSource", "_meta": {"title": "DemoSource (display)"}},
+    "2": {
+        "inputs": {"filename_prefix": "pic", "images": ["1", 1]},
+        "class_type": "SaveImage",
+        "_meta": {"title": "Result"},
+    },
+}
+
+
+@pytest.fixture
+async def published(memory_api: Api) -> Api:
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    return memory_api
+
+
+async def post(api: Api, path: str, document: Any, status: int) -> Json:
+    answer = await api.client.post(path, json=document)
+    assert answer.status_code == status, answer.text
+    shown: Json = answer.json()
+    return shown
+
+
+@pytest.mark.parametrize("is_bare", [True, False])
+async def test_a_file_is_converted(published: Api, is_bare: bool) -> None:
+    """The answer has the graph, what was left out, and the inputs that the author chose, also for a bare file."""
+    document = picture(extra={"linearData": {"inputs": [[2, "filename_prefix"], [9, "x"]], "outputs": [2]}})
+    shown = await post(published, "/v1/workflows/convert", document if is_bare else {"workflow": document}, 200)
+    assert shown == {
+        "workflow": GRAPH,
+        "notes": [{"node": "3", "title": "DemoInt", "message": "left out, because it is muted"}],
+        "unknown_classes": [],
+        "inputs": [{"node": "2", "field": "filename_prefix", "title": "Result", "value": "pic"}],
+    }
+
+
+async def test_a_graph_is_returned_as_it_is(published: Api) -> None:
+    """A workflow in API format needs no conversion."""
+    shown = await post(published, "/v1/workflows/convert", {"workflow": GRAPH}, 200)
+    assert (shown["workflow"], shown["notes"]) == (GRAPH, [])
+
+
+async def test_all_unknown_classes_are_named_at_once(published: Api) -> None:
+    """Without its classes there is no graph, but a list of what to install."""
+    document = Draft().node(1, "PackA").node(2, "PackB").node(3, "PackC", mode=2).node(4, "Note").document()
+    shown = await post(published, "/v1/workflows/convert", {"workflow": document}, 200)
+    assert (shown["workflow"], shown["unknown_classes"]) == (None, ["PackA", "PackB"])
+
+
+async def test_what_cannot_be_converted_is_a_problem(published: Api) -> None:
+    """A refusal names the node, its place in the file, and what to do."""
+    document = Draft().node(1, "DemoFormat", ("webm",), title="My film").document()
+    shown = await post(published, "/v1/workflows/convert", {"workflow": document}, 422)
+    assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("not-convertible", "/workflow/nodes/0")
+    assert "node 1 “My film” (DemoFormat)" in shown["detail"]
+    assert shown["hint"]
+    shown = await post(published, "/v1/workflows/convert", {"workflow": {"nodes": [1]}}, 422)
+    assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("bad-editor-file", "/workflow/nodes/0")
+
+
+async def test_without_node_classes_an_export_is_asked_for(memory_api: Api) -> None:
+    """Before an engine has published its classes, nothing can be converted."""
+    shown = await post(memory_api, "/v1/workflows/convert", {"workflow": picture()}, 422)
+    assert shown["type"].endswith("ui-format-workflow")
+    assert "Export (API)" in shown["hint"]
+    shown = await post(memory_api, "/v1/jobs", {"workflow": picture()}, 422)
+    assert shown["type"].endswith("ui-format-workflow")
+
+
+async def test_a_job_takes_the_file_and_keeps_it(published: Api) -> None:
+    """A submitted file runs as the graph that is made of it, and both can be had again."""
+    document = picture()
+    shown = await post(published, "/v1/jobs", {"workflow": document}, 202)
+    assert shown["workflow_format"] == "editor"
+    path = f"/v1/jobs/{shown['job_id']}"
+    assert (await published.client.get(path)).json()["workflow_format"] == "editor"
+    assert (await published.client.get(f"{path}/workflow")).json() == GRAPH
+    assert (await published.client.get(f"{path}/workflow?format=editor")).json() == document
+    refused = await published.client.get(f"{path}/workflow?format=png")
+    assert refused.json()["type"].endswith("invalid-parameter")
+
+
+async def test_a_job_in_api_format_has_no_file(published: Api) -> None:
+    """For a graph there is nothing that the editor saved."""
+    shown = await post(published, "/v1/jobs", {"workflow": GRAPH}, 202)
+    assert shown["workflow_format"] == "api"
+    answer = await published.client.get(f"/v1/jobs/{shown['job_id']}/workflow?format=editor")
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[-1]) == (404, "no-editor-file")
+
+
+async def test_inputs_are_set_in_the_converted_graph(published: Api) -> None:
+    """`inputs` name nodes by the ids in the converted graph; a wrong one is refused."""
+    values = [{"node": "2", "field": "filename_prefix", "value": "other"}]
+    await post(published, "/v1/jobs", {"workflow": picture(), "inputs": values}, 202)
+    shown = await post(published, "/v1/jobs", {"workflow": picture(), "inputs": [{**values[0], "node": "3"}]}, 422)
+    assert shown["type"].endswith("unknown-input-node")
+
+
+async def test_batches_take_the_file(published: Api) -> None:
+    """Each job of a batch keeps the file, whether the batch has one workflow or many."""
+    values = [[{"node": "2", "field": "filename_prefix", "value": name}] for name in ("a", "b")]
+    for body in (
+        {"workflow": picture(), "input_sets": values},
+        {"jobs": [{"workflow": picture()}, {"workflow": GRAPH}]},
+    ):
+        shown = await post(published, "/v1/batches", body, 202)
+        jobs = (await published.client.get("/v1/jobs", params={"batch_id": shown["batch_id"]})).json()["jobs"]
+        kept = [await published.client.get(f"/v1/jobs/{job['job_id']}/workflow?format=editor") for job in jobs]
+        assert sorted(one.status_code for one in kept) == ([200, 200] if "workflow" in body else [200, 404])
+
+
+async def test_comfy_api_v2_keeps_its_refusal(published: Api) -> None:
+    """The official API's contract refuses the editor's format by its own code."""
+    answer = await published.client.post("/api/v2/jobs", json={"workflow": picture()})
+    assert answer.status_code == 422
+    assert "workflow_format_ui" in answer.text
