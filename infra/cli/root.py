@@ -46,7 +46,10 @@ cli.command("infra.cli.batches:batches", help="Submit many jobs in one request, 
 cli.command("infra.cli.uploads:uploads", help="Upload input files to the bucket.")
 cli.command("infra.cli.jobs:jobs", help="Show jobs, wait for them, download their outputs, cancel and remove them.")
 cli.command("infra.cli.jobs:logs", help="Print what the engine said while the job ran.")
-cli.command("infra.cli.workflows:workflows", help="Show the workflows that can be run by name.")
+cli.command(
+    "infra.cli.workflows:workflows",
+    help="Show the workflows that can be run by name, and convert files of ComfyUI's editor.",
+)
 cli.command("infra.cli.webhooks:webhooks", help="Try receivers, and see how deliveries went.")
 cli.command(
     "infra.cli.webhooks:listen",

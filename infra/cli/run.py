@@ -14,7 +14,11 @@ from infra.cli.output import INTERRUPTED, Refused, Terminal, print_json, usable_
 from infra.cli.submission import JobFlags, Media, RunArguments, submit
 
 Workflow = Annotated[
-    str, Parameter(help="A file in ComfyUI's API format, or the name of a workflow (see `workflows list`).")
+    str,
+    Parameter(
+        help="A file of ComfyUI's editor or in API format, a picture with its workflow, or the name of a workflow "
+        "(see `workflows list`)."
+    ),
 ]
 Values = Annotated[
     list[str] | None, Parameter(name="--set", help="NAME=VALUE or NODE.FIELD=VALUE, may be repeated", negative="")

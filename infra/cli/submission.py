@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -15,6 +15,7 @@ from infra.cli.output import Refused
 Media = Annotated[list[str] | None, Parameter(help="NAME=FILE or NAME=URL, may be repeated", negative="")]
 
 _LOADER = "LoadImage"
+_WITH_WORKFLOW = (".png", ".webp", ".flac", ".mp4")
 _MEDIA = ("image", "video", "audio")
 
 
@@ -191,12 +192,30 @@ def is_file(name: str) -> bool:
     return False
 
 
-def load(path: Path) -> Json:
-    """Read a graph. Raises `Refused` for a file that is not a JSON object."""
-    document = read_json(path)
+def load(path: Path, *, prefer: Literal["prompt", "workflow"] = "prompt") -> Json:
+    """Read a workflow. Raises `Refused` for a file that is not a JSON object.
+
+    Of a picture, sound or film that ComfyUI made, the workflow in it is read: `prompt` is the graph that made it,
+    `workflow` the editor's file. The other one is taken if the preferred one is missing.
+    """
+    document = _embedded(path, prefer) if path.suffix.lower() in _WITH_WORKFLOW else read_json(path)
     if not isinstance(document, dict):
         raise refusal(f"{path} is not a graph, which is a JSON object", "export it from ComfyUI with Export (API)")
     return document
+
+
+def _embedded(path: Path, prefer: str) -> Any:
+    from workflows.editor.embedded import embedded_workflows
+
+    try:
+        found = embedded_workflows(path.read_bytes())
+    except OSError as error:
+        raise refusal(f"{path} cannot be read: {error.strerror}") from None
+    if not found:
+        raise refusal(
+            f"{path} has no workflow in it", "ComfyUI writes one into what it saves; other programs remove it"
+        )
+    return found.get(prefer) or next(iter(found.values()))
 
 
 def read_json(path: Path, hint: str = "") -> Any:
@@ -210,9 +229,10 @@ def read_json(path: Path, hint: str = "") -> Any:
 
 
 def _only_loader(workflow: Json) -> str:
-    loaders = [
-        node_id for node_id, node in workflow.items() if isinstance(node, dict) and node.get("class_type") == _LOADER
-    ]
+    nodes = {node_id: node for node_id, node in workflow.items() if isinstance(node, dict)}
+    if isinstance(listed := workflow.get("nodes"), list):  # the editor's file, whose nodes keep their ids
+        nodes = {str(node.get("id")): node for node in listed if isinstance(node, dict) and not node.get("mode")}
+    loaders = [node_id for node_id, node in nodes.items() if _LOADER in (node.get("class_type"), node.get("type"))]
     if len(loaders) != 1:
         raise refusal(
             f"--image needs exactly one {_LOADER} node, this workflow has {len(loaders)}",

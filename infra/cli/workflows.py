@@ -1,4 +1,4 @@
-"""`comfyui-modal workflows list` and `workflows show`."""
+"""`comfyui-modal workflows list`, `workflows show` and `workflows convert`."""
 
 import json
 
@@ -8,6 +8,9 @@ from infra.cli.arguments import AsJson, Target
 from infra.cli.output import Json, Terminal, print_json
 
 workflows = App(name="workflows")
+workflows.command(
+    "infra.cli.conversion:convert", name="convert", help="Convert a file of ComfyUI's editor to the API format."
+)
 
 
 @workflows.command(name="list")

@@ -1,0 +1,83 @@
+"""`comfyui-modal workflows convert`: a file of ComfyUI's editor in API format, without or with a deployment.
+
+The file may be a picture, sound or film that ComfyUI made: it has the workflow in it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from infra.cli.arguments import Target
+from infra.cli.output import FAILED, Json, Refused, Terminal, print_json
+from infra.cli.submission import load, read_json, refusal
+
+
+def convert(
+    file: Annotated[Path, Parameter(help="What the editor saved, or a picture, sound or film that ComfyUI made.")],
+    *,
+    object_info: Annotated[
+        Path | None,
+        Parameter(help="A recorded answer of ComfyUI's GET /object_info, to convert without a deployment."),
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="Where to write the graph; default: standard output.")] = None,
+    target: Target = Target(),
+) -> int | None:
+    """Convert a workflow of ComfyUI's editor to the API format, as the editor's own export does it.
+
+    Nodes that are left out are listed on standard error. A node that cannot be converted exactly is refused by its id
+    and title.
+    """
+    document = load(file, prefer="workflow")
+    if object_info is not None:
+        converted = _offline(document, read_json(object_info, "record it with: curl COMFYUI/object_info"))
+    else:
+        with target.client() as client:
+            converted = client.convert_workflow(document)
+    console = Terminal(stderr=True)
+    for note in converted["notes"]:
+        console.print_line(f"node {note['node']} ({note['title']}): {note['message']}")
+    for name in converted["unknown_classes"]:
+        console.print_line(f"unknown class: {name}")
+    if converted["workflow"] is None:
+        console.print_line("  → install the custom nodes that provide these classes, or remove the nodes")
+        return FAILED
+    _write(converted["workflow"], out)
+    return None
+
+
+def _offline(document: Json, object_info: Any) -> Json:
+    """Convert without a deployment, with the members of the API's answer. Raises `Refused`."""
+    from workflows.catalogue import Catalogue
+    from workflows.editor import convert as convert_document
+    from workflows.editor import unknown_classes
+    from workflows.errors import WorkflowError
+    from workflows.graph import is_editor_file
+
+    if not isinstance(object_info, dict):
+        raise refusal("--object-info is not a JSON object", "record it with: curl COMFYUI/object_info")
+    if not is_editor_file(document):
+        return {"workflow": document, "notes": [], "unknown_classes": []}
+    catalogue = Catalogue(object_info)
+    try:
+        unknown = unknown_classes(document, catalogue)
+        if unknown:
+            return {"workflow": None, "notes": [], "unknown_classes": unknown}
+        conversion = convert_document(document, catalogue)
+    except WorkflowError as error:
+        raise refusal(error.message, error.hint) from None
+    notes = [{"node": note.node_id, "title": note.title, "message": note.message} for note in conversion.notes]
+    return {"workflow": conversion.workflow, "notes": notes, "unknown_classes": []}
+
+
+def _write(workflow: Json, out: Path | None) -> None:
+    if out is None:
+        print_json(workflow)
+        return
+    try:
+        out.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"refused: {out} cannot be written: {error.strerror}") from None
+    sys.stderr.write(f"written: {out}\n")

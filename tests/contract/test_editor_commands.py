@@ -1,0 +1,117 @@
+"""`comfyui-modal workflows convert` and `comfyui-modal run` with files of ComfyUI's editor."""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from infra.cli.output import FAILED, REFUSED
+from infra.cli.root import main
+from tests.compare_editor.cases import OBJECT_INFO, Draft
+from tests.support.api_server import KEY, Api
+
+pytestmark = pytest.mark.anyio
+
+Typed = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+def document(kind: str = "DemoInt") -> dict[str, Any]:
+    draft = Draft().node(1, "DemoSource").node(2, "SaveImage", ("pic",), title="Result").node(3, kind, (4,))
+    return draft.node(4, "DemoInt", (1,), mode=2).link(1, 1, 2, "images", "IMAGE").document()
+
+
+@pytest.fixture
+def typed(memory_api: Api, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Runs a command line and returns its exit code, output and errors."""
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        target = ("--api-url", str(memory_api.client.base_url), "--api-key", KEY)
+        code = await anyio.to_thread.run_sync(lambda: main([*arguments, *target]))
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    path = tmp_path / "object_info.json"
+    path.write_text(json.dumps(OBJECT_INFO))
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "editor.json"
+    path.write_text(json.dumps(document()))
+    return path
+
+
+async def test_a_file_is_converted_without_a_deployment(typed: Typed, saved: Path, recorded: Path) -> None:
+    """With a recorded object_info the graph is printed, and what was left out on standard error."""
+    code, graph, notes = await typed("workflows", "convert", str(saved), "--object-info", str(recorded))
+    assert (code, notes) == (0, "node 4 (DemoInt): left out, because it is muted\n")
+    assert json.loads(graph)["2"]["inputs"] == {"filename_prefix": "pic", "images": ["1", 1]}
+
+
+async def test_the_deployment_converts_as_well(memory_api: Api, typed: Typed, saved: Path, tmp_path: Path) -> None:
+    """Without object_info the deployment's node classes count, and the graph can be written to a file."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    out = tmp_path / "api.json"
+    code, _, notes = await typed("workflows", "convert", str(saved), "--out", str(out))
+    assert (code, "written" in notes) == (0, True)
+    assert json.loads(out.read_text()).keys() == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("offline", [True, False])
+async def test_unknown_classes_are_named(
+    memory_api: Api, typed: Typed, tmp_path: Path, recorded: Path, offline: bool
+) -> None:
+    """Missing classes are listed, and nothing is written."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    saved = tmp_path / "other.json"
+    saved.write_text(json.dumps(document("PackNode")))
+    code, graph, errors = await typed(
+        "workflows", "convert", str(saved), *(["--object-info", str(recorded)] if offline else [])
+    )
+    assert (code, graph) == (FAILED, "")
+    assert "unknown class: PackNode" in errors
+
+
+async def test_a_node_that_cannot_be_converted_is_refused_by_name(typed: Typed, tmp_path: Path, recorded: Path) -> None:
+    """The message has the node, the reason and what to do."""
+    saved = tmp_path / "film.json"
+    saved.write_text(json.dumps(Draft().node(7, "DemoFormat", ("webm",), title="Film").document()))
+    code, _, errors = await typed("workflows", "convert", str(saved), "--object-info", str(recorded))
+    assert code == REFUSED
+    assert "node 7 “Film” (DemoFormat): `format` is set to 'webm'" in errors
+    assert "→ install the version" in errors
+
+
+async def test_a_picture_brings_its_workflow(memory_api: Api, typed: Typed, tmp_path: Path, recorded: Path) -> None:
+    """A PNG that ComfyUI made can be converted and run; one without a workflow is refused."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    info = PngInfo()
+    info.add_text("workflow", json.dumps(document()))
+    with_workflow, without = tmp_path / "a.png", tmp_path / "b.png"
+    Image.new("RGB", (2, 2)).save(with_workflow, pnginfo=info)
+    Image.new("RGB", (2, 2)).save(without)
+    code, graph, _ = await typed("workflows", "convert", str(with_workflow), "--object-info", str(recorded))
+    assert (code, len(json.loads(graph))) == (0, 3)
+    assert (await typed("run", str(with_workflow), "--detach"))[0] == 0
+    code, _, errors = await typed("run", str(without), "--detach")
+    assert (code, "has no workflow in it" in errors) == (REFUSED, True)
+
+
+async def test_run_takes_the_editors_file(memory_api: Api, typed: Typed, saved: Path) -> None:
+    """The file is submitted as it is, and `--set` names nodes by their ids."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    code, printed, _ = await typed("run", str(saved), "--set", "2.filename_prefix=other", "--detach")
+    assert code == 0
+    job = (await memory_api.client.get(f"/v1/jobs/{printed.split()[0]}")).json()
+    assert job["workflow_format"] == "editor"
