@@ -8,6 +8,7 @@ is refused. The request rate of each key is limited by a token bucket, local to 
 import hmac
 import math
 from collections import OrderedDict
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +18,7 @@ from starlette.types import Scope
 from app.config import ApiConfig
 from app.problems import Problem
 from storage.access.api_keys import sha256_of
-from storage.access.key_store import ApiKeyStore, KeyScope
+from storage.access.key_store import ApiKeyStore, KeyRecord, KeyScope
 from storage.clock import Clock
 from storage.errors import LookupsBusy, StorageError
 from storage.keys import DEFAULT_TENANT
@@ -125,7 +126,7 @@ class Doorkeeper:
         # RFC 9110, 11.1: the name of a scheme is case-insensitive.
         if scheme.lower() != "bearer" or not given.strip():
             raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
-        return await self._principal(given.strip())
+        return await self.principal_of_key(given.strip())
 
     def check(self, principal: Principal, method: str, path: str) -> None:
         """Raise `Problem` if the key lacks the required scope or exceeds its request rate."""
@@ -139,19 +140,41 @@ class Doorkeeper:
             detail = "this key sends more requests than this deployment serves"
             raise Problem("too-many-requests", detail, headers={"Retry-After": str(wait_s)})
 
-    async def _principal(self, key: str) -> Principal:
+    async def principal_of_key(self, key: str) -> Principal:
+        """Return the principal of a key. Raises `Problem` for an invalid, expired or revoked one."""
         # Digests are compared in constant time, so the response time does not reveal a prefix of the key.
         if self._of_settings is not None and hmac.compare_digest(sha256_of(key), self._of_settings):
-            return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
-        try:
-            record = await self._api_keys.authenticate(key)
-        except LookupsBusy:  # not a 401, because the key may be valid
-            detail = "too many API keys that were not in use before are being looked up; send the request again"
-            raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
-        except StorageError:  # fails closed, and the client may retry
-            detail = "the bucket does not answer, so the API key cannot be looked up"
-            raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
+            return self._principal_of_settings()
+        record = await _looked_up(self._api_keys.authenticate(key))
         if record is None:
             challenge = f'{_REALM}, error="invalid_token"'
             raise Problem("unauthorized", "the API key is not valid", headers={"WWW-Authenticate": challenge})
+        return self._principal_of_record(record)
+
+    async def live_key(self, kid: str) -> tuple[Principal, str] | None:
+        """Return the principal of a key that is valid now, and the key's hash; None for any other kid.
+
+        Raises `Problem` if the bucket does not answer.
+        """
+        if kid == KID_OF_SETTINGS:
+            return None if self._of_settings is None else (self._principal_of_settings(), self._of_settings)
+        record = await _looked_up(self._api_keys.live(kid))
+        return None if record is None else (self._principal_of_record(record), record.sha256)
+
+    def _principal_of_settings(self) -> Principal:
+        return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
+
+    def _principal_of_record(self, record: KeyRecord) -> Principal:
         return Principal(record.tenant, record.kid, frozenset(record.scopes), record.graphs or self._graphs)
+
+
+async def _looked_up(lookup: Awaitable[KeyRecord | None]) -> KeyRecord | None:
+    """Return the result of a lookup of a key. Raises `Problem` if the bucket does not answer."""
+    try:
+        return await lookup
+    except LookupsBusy:  # not a 401, because the key may be valid
+        detail = "too many API keys that were not in use before are being looked up; send the request again"
+        raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
+    except StorageError:  # fails closed, and the client may retry
+        detail = "the bucket does not answer, so the API key cannot be looked up"
+        raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None

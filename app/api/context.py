@@ -151,12 +151,30 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
     charset = _CHARSET.search(request.headers.get("content-type", ""))
     if charset is not None and charset[1].lower() not in _CHARSETS:
         raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
-    try:
+    with _json_faults():
         chunks = in_time(request.stream(), config.body_idle_s, config.max_body_s)
         # Counted while the body arrives, and no longer once it waits for its turn to be processed.
         with context_of(request).unfinished.counted(tenant_of(request)):
             document = await body.receive(chunks, limit=limit)
         return await body.restored(document, config.text_limits, keep)
+
+
+async def json_text(request: Request, body: Body, text: bytes, *, keep: Sequence[Place] = ()) -> Any:
+    """Parse a JSON document that has arrived in another form, under the limits of `json_body`. Raises `Problem`."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield text
+
+    with _json_faults():
+        document = await body.receive(chunks(), limit=len(text))
+        return await body.restored(document, context_of(request).config.text_limits, keep)
+
+
+@contextmanager
+def _json_faults() -> Iterator[None]:
+    """Raise what is wrong with a JSON document as a `Problem`."""
+    try:
+        yield
     # The rest of the body is unread, so the connection cannot serve a further request.
     except TimeoutError:
         raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None

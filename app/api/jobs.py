@@ -1,7 +1,8 @@
 """/v1/jobs: get, list, cancel and remove jobs; a job's outputs, log and workflow."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from pydantic import Field
 from starlette.requests import Request
@@ -35,8 +36,12 @@ from app.numbers import whole
 from app.operations import ID, KNOWN, PAGE, Operation, Parameter, wait_parameter
 from app.problems import Problem
 from storage.errors import JobGone, PreconditionFailed
+from storage.jobs.filters import JobFilter
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
+from storage.pages import Page
+
+Row = TypeVar("Row")
 
 
 class JobRow(ResponseBody):
@@ -98,43 +103,63 @@ async def page(request: Request) -> Response:
     context = context_of(request)
     limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
     wanted = job_filter(request.query_params, max_metadata_pairs=context.config.max_metadata_pairs)
-    cursor, scan = request.query_params.get("cursor"), context.config.max_scanned_jobs
-    stores, tenant = context.stores, tenant_of(request)
+    cursor = request.query_params.get("cursor")
+    tenant = tenant_of(request)
 
     async def rows() -> JobList:
-        selected = wanted
-        if wanted.batch_id is not None:
-            batch = await stores.batches.read(tenant, wanted.batch_id)
-            selected = wanted.in_batch(batch.record.created_at)
-        listed = await stores.jobs.page(tenant, job_row, selected, limit=limit, cursor=cursor, scan=scan)
+        listed = await page_of_jobs(context, tenant, job_row, wanted, limit=limit, cursor=cursor)
         return JobList(jobs=list(listed.rows), next_cursor=listed.next_cursor)
 
     return await shared_answer(request, rows)
 
 
+async def page_of_jobs(
+    context: Context,
+    tenant: str,
+    row: Callable[[JobRecord], Row],
+    wanted: JobFilter,
+    *,
+    limit: int,
+    cursor: str | None,
+) -> Page[Row]:
+    """Return one page of a tenant's jobs, each as `row` makes it."""
+    if wanted.batch_id is not None:
+        batch = await context.stores.batches.read(tenant, wanted.batch_id)
+        wanted = wanted.in_batch(batch.record.created_at)
+    scan = context.config.max_scanned_jobs
+    return await context.stores.jobs.page(tenant, row, wanted, limit=limit, cursor=cursor, scan=scan)
+
+
 async def cancel(request: Request) -> Response:
+    context, purge = context_of(request), _flag(request, "purge")
+    stored = await cancel_job(context, tenant_of(request), request.path_params["job_id"], purge=purge)
+    if stored is None:
+        return Response(status_code=204)
+    is_done = stored.record.status.is_terminal and not purge
+    return await job_answer(request, stored, 200 if is_done else 202)
+
+
+async def cancel_job(context: Context, tenant: str, job_id: str, *, purge: bool) -> StoredJob | None:
     """Cancel the job: a queued one fails at once, a running one is stopped within `cancel_wait_s`. `purge` removes it.
 
-    The reaper removes a job that has not stopped by then, or whose events are still being delivered.
+    Returns None for a job that is removed. The reaper removes a job that has not stopped by then, or whose events are
+    still being delivered.
     """
-    context, purge = context_of(request), _flag(request, "purge")
     now = context.stores.clock.now()
 
     def cancelled(record: JobRecord) -> JobRecord:
         # The retention of 0 is committed with the cancellation: the reaper removes the job if this process does not.
         return record.retain(0).cancel(now=now) if purge else record.cancel(now=now)
 
-    stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
+    stored = await context.stores.jobs.evolve(tenant, job_id, cancelled)
     if stored.record.status.is_terminal:  # it was queued
         await context.services.withdraw_tickets(stored.record.pool, ended={stored.record.job_id})
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
-    if not purge:
-        return await job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
     # The events are rendered from the record, so it must exist until they are delivered.
-    if not await context.stores.remover.is_free_to_go(stored.record):
-        return await job_answer(request, stored, 202)
+    if not purge or not await context.stores.remover.is_free_to_go(stored.record):
+        return stored
     await _purge(context, stored)
-    return Response(status_code=204)
+    return None
 
 
 async def _purge(context: Context, stored: StoredJob) -> None:

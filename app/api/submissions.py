@@ -1,6 +1,7 @@
 """POST /v1/jobs and POST /v1/jobs/{job_id}/retry: submit jobs; the response to every submission of one job."""
 
 from dataclasses import replace
+from typing import Any
 
 from pydantic import Field, RootModel
 from starlette.requests import Request
@@ -8,6 +9,7 @@ from starlette.responses import Response
 
 from app.api.context import (
     REPLAYED,
+    Context,
     answer,
     base_url,
     body_of,
@@ -22,11 +24,13 @@ from app.api.context import (
 from app.api.job_view import JobUrls, JobView, NodeWarning, job_urls, warnings_view
 from app.api.jobs import job_answer
 from app.api.prefer import PREFERENCE_APPLIED, preferred_wait
+from app.auth import Principal
+from app.body import Body
 from app.fields import Moment, ResponseBody
 from app.operations import ACCEPTED_BEFORE, BODY_PROBLEMS, ID, KEY, PREFER, SUBMISSION_PROBLEMS, WORKFLOW, Operation
 from app.outcome import outcome_of
 from app.problems import Problem
-from app.submission.acceptance import Acceptance, Accepted
+from app.submission.acceptance import Acceptance, Accepted, Identity
 from app.submission.foreign import job_form, relocated
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.submission.request import JobRequest
@@ -56,37 +60,47 @@ class JobOrAccepted(RootModel[JobView | JobAccepted]):
 
 
 async def submit(request: Request) -> Response:
-    context, tenant = context_of(request), tenant_of(request)
+    context = context_of(request)
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
-        acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
-        accepted = await acceptance.replayed(identity)
-        if accepted is None:
-            trust = principal_of(request).graphs
-            preparation = Preparation(context.services, tenant, body, trust, takes_editor_files=True)
-            form = await body.aside(job_form, document)
-            with relocated(form.moves):
-                prepared = await preparation.only_job(await body.aside(parsed, JobRequest, form.document))
-            accepted = await acceptance.job(prepared, identity)
+        accepted = await run_graph(context, principal_of(request), document, body, identity_of(request, body))
     return await accepted_answer(request, accepted)
+
+
+async def run_graph(context: Context, principal: Principal, document: Any, body: Body, identity: Identity) -> Accepted:
+    """Accept a job of a graph of the client's own. `document` is the request's JSON. Raises `Problem`."""
+    acceptance = Acceptance(context.services, principal.tenant)
+    accepted = await acceptance.replayed(identity)
+    if accepted is not None:
+        return accepted
+    preparation = Preparation(context.services, principal.tenant, body, principal.graphs, takes_editor_files=True)
+    form = await body.aside(job_form, document)
+    with relocated(form.moves):
+        prepared = await preparation.only_job(await body.aside(parsed, JobRequest, form.document))
+    return await acceptance.job(prepared, identity)
 
 
 async def retry(request: Request) -> Response:
-    """Submit a finished job again. The two jobs name each other."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    stored = await context.stores.jobs.read(tenant, job_id)
     with body_of(request) as body:
-        acceptance = Acceptance(context.services, tenant, RETRIES)
-        # The request has no body: what it asks for is in its path.
-        identity = replace(identity_of(request, body), fingerprint=job_id)
-        accepted = await acceptance.replayed(identity)
-        if accepted is None:
-            accepted = await acceptance.job(await Retry(context.services, tenant, body).prepared(stored), identity)
+        accepted = await retry_job(context, tenant, job_id, body, identity_of(request, body))
+    return await accepted_answer(request, accepted)
+
+
+async def retry_job(context: Context, tenant: str, job_id: str, body: Body, identity: Identity) -> Accepted:
+    """Submit a finished job again. The two jobs name each other. Raises `Problem`."""
+    stored = await context.stores.jobs.read(tenant, job_id)
+    acceptance = Acceptance(context.services, tenant, RETRIES)
+    # The request has no body: what it asks for is in its path.
+    identity = replace(identity, fingerprint=job_id)
+    accepted = await acceptance.replayed(identity)
+    if accepted is None:
+        accepted = await acceptance.job(await Retry(context.services, tenant, body).prepared(stored), identity)
     # The new job names the old one already. A process that dies here leaves out the other link; a repeat adds it.
     new_id = accepted.stored.record.job_id
     await context.stores.jobs.evolve_from(stored, lambda record: record.retried(new_id))
-    return await accepted_answer(request, accepted)
+    return accepted
 
 
 async def accepted_answer(request: Request, accepted: Accepted) -> Response:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import __version__
-from app.api.context import NO_STORE, answer, context_of
+from app.api.context import NO_STORE, Context, answer, context_of
 from app.auth import NO_TENANT
 from app.fields import Moment, ResponseBody
 from app.operations import Operation
@@ -161,18 +161,22 @@ async def show(request: Request) -> Response:
     context = context_of(request)
 
     async def text() -> str:
-        pools = (DEFAULT_POOL, *context.config.gpu_pools)
-        found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
-        starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
-        uses = await gather(*(context.stores.engine_use.sum(pool) for pool in pools))
-        return system_view(
-            dict(zip(pools, found, strict=True)),
-            dict(zip(pools, starts, strict=True)),
-            dict(zip(pools, uses, strict=True)),
-        ).model_dump_json()
+        return (await read_system(context)).model_dump_json()
 
     body = await context.shared.get(NO_TENANT, "system", text, max_age_s=SYSTEM_AGE_S)
     return Response(body, 200, NO_STORE, "application/json")
+
+
+async def read_system(context: Context) -> SystemView:
+    pools = (DEFAULT_POOL, *context.config.gpu_pools)
+    found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
+    starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
+    uses = await gather(*(context.stores.engine_use.sum(pool) for pool in pools))
+    return system_view(
+        dict(zip(pools, found, strict=True)),
+        dict(zip(pools, starts, strict=True)),
+        dict(zip(pools, uses, strict=True)),
+    )
 
 
 NOT_READY = Ready(status="not_ready", detail="the bucket does not answer, or refuses writes")

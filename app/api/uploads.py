@@ -7,13 +7,14 @@ from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
+from app.api.context import REPLAYED, Context, answer, body_of, context_of, idempotency_key, json_body, tenant_of
 from app.fields import Moment, RequestBody, ResponseBody
 from app.numbers import Whole
 from app.operations import IDEMPOTENCY_PROBLEMS, KEY, Operation
 from app.problems import Problem
 from app.submission.byte_quota import ByteQuota
 from app.submission.preparation import parsed
+from storage.jobs.idempotency import Claim
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -58,35 +59,44 @@ async def create(request: Request) -> Response:
     key = idempotency_key(request)
     with body_of(request) as body:
         wanted = parsed(UploadRequest, await json_body(request, body, limit=MAX_BODY_BYTES))
-    if wanted.size_bytes > context.config.largest_upload:
-        detail = f"{wanted.size_bytes} bytes, at most {context.config.largest_upload} are allowed"
-        raise Problem("upload-too-large", detail, pointer="/size_bytes")
+    check_size(context, wanted)
     claim = None
     if key is not None:
         claim = await context.stores.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
+    is_replay = claim is not None and not claim.is_first
+    created = await create_upload(context, tenant_of(request), wanted, claim)
+    return answer(created, 200 if is_replay else 201, {REPLAYED: "true"} if is_replay else {})
+
+
+def check_size(context: Context, wanted: UploadRequest) -> None:
+    """Raise `Problem` for an upload that is larger than the deployment allows."""
+    if wanted.size_bytes > context.config.largest_upload:
+        detail = f"{wanted.size_bytes} bytes, at most {context.config.largest_upload} are allowed"
+        raise Problem("upload-too-large", detail, pointer="/size_bytes")
+
+
+async def create_upload(
+    context: Context, tenant: str, wanted: UploadRequest, claim: Claim | None = None
+) -> UploadCreated:
+    """Create an upload, or the one that `claim` names. Raises `Problem` where a quota is exceeded."""
     # A replay is charged only if the first request ended before it created the upload.
-    if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
+    if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant, claim.id):
         context.services.check_disk()
-        await ByteQuota(context.services, tenant_of(request)).charge(wanted.size_bytes)
+        await ByteQuota(context.services, tenant).charge(wanted.size_bytes)
     upload, signed = await context.stores.uploads.create(
-        tenant_of(request),
+        tenant,
         size_bytes=wanted.size_bytes,
         content_type=wanted.content_type,
         filename=wanted.filename,
         upload_id=claim.id if claim else None,
     )
-    is_replay = claim is not None and not claim.is_first
-    return answer(
-        UploadCreated(
-            upload_id=upload.upload_id,
-            asset_id=upload.upload_id,
-            method=signed.method,
-            url=signed.url,
-            headers=dict(signed.headers),
-            expires_at=signed.expires_at,
-        ),
-        200 if is_replay else 201,
-        {REPLAYED: "true"} if is_replay else {},
+    return UploadCreated(
+        upload_id=upload.upload_id,
+        asset_id=upload.upload_id,
+        method=signed.method,
+        url=signed.url,
+        headers=dict(signed.headers),
+        expires_at=signed.expires_at,
     )
 
 

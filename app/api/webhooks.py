@@ -2,6 +2,7 @@
 
 import functools
 import uuid
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field
@@ -28,6 +29,7 @@ from app.submission.quotas import Quotas
 from storage.concurrency import map_bounded
 from storage.index_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
 from storage.jobs.index import event_ref
+from storage.jobs.record import JobRecord
 from storage.signal import OUTBOX_TOPIC
 from storage.webhooks.deliveries import Delivery
 from storage.webhooks.endpoints import Endpoint
@@ -132,23 +134,30 @@ async def deliveries(request: Request) -> Response:
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
 
     async def found() -> DeliveryList:
-        record = (await context.stores.jobs.read(tenant, job_id)).record
-        deliveries = await context.stores.deliveries.of(event_ref(record, event) for event in record.events)
-        return DeliveryList(deliveries=[delivery_view(delivery) for delivery in deliveries])
+        return await deliveries_of(context, (await context.stores.jobs.read(tenant, job_id)).record)
 
     return await shared_answer(request, found)
 
 
+async def deliveries_of(context: Context, record: JobRecord) -> DeliveryList:
+    found = await context.stores.deliveries.of(event_ref(record, event) for event in record.events)
+    return DeliveryList(deliveries=[delivery_view(delivery) for delivery in found])
+
+
 async def redeliver(request: Request) -> Response:
+    job_id, event_id = request.path_params["job_id"], request.path_params["event_id"]
+    return answer(await redeliver_event(context_of(request), tenant_of(request), job_id, event_id), 202)
+
+
+async def redeliver_event(context: Context, tenant: str, job_id: str, event_id: str) -> DeliveryView:
     """Send an event again, whatever its delivery's status. A disabled receiver is enabled."""
-    context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
     record = (await context.stores.jobs.read(tenant, job_id)).record
     refs = {ref.event_id: ref for ref in (event_ref(record, event) for event in record.events)}
-    ref = refs.get(request.path_params["event_id"])
+    ref = refs.get(event_id)
     again = await _replay(context, ref) if ref is not None else None
     if again is None:
         raise Problem("unknown-event", "the job has no delivery of this event yet")
-    return answer(delivery_view(again), 202)
+    return delivery_view(again)
 
 
 async def dead_letters(request: Request) -> Response:
@@ -169,10 +178,15 @@ async def replay(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
+    return answer(await replay_letters(context, tenant, wanted), 202)
+
+
+async def replay_letters(context: Context, tenant: str, wanted: Collection[str] | None) -> Replayed:
+    """Send dead letters again: those whose event ids are given, or the newest 1,000."""
     dead, _ = await context.stores.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
     again = await map_bounded(refs, lambda ref: _replay(context, ref))
-    return answer(Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None]), 202)
+    return Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None])
 
 
 async def test(request: Request) -> Response:
@@ -180,6 +194,12 @@ async def test(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
+    tested = await try_receiver(context, tenant, url)
+    return answer(tested, 200 if tested.attempts else 202)
+
+
+async def try_receiver(context: Context, tenant: str, url: str) -> DeliveryView:
+    """Send a signed test event and wait for the response for a limited time. Raises `Problem`."""
     await check_receiver(context.services.receivers, tenant, url, "/url")
     with context.webhook_tests.counted(tenant):
         await Quotas(context.services, tenant).admit_targets({url})
@@ -188,7 +208,7 @@ async def test(request: Request) -> Response:
         ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
         context.stores.signal.ring(OUTBOX_TOPIC)
         tested = await context.stores.deliveries.attempted(ref, timeout_s=context.config.webhook_test_wait_s)
-    return answer(delivery_view(tested), 200 if tested.attempts else 202)
+    return delivery_view(tested)
 
 
 async def endpoints(request: Request) -> Response:

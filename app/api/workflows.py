@@ -19,11 +19,12 @@ from app.api.context import (
     tenant_of,
 )
 from app.api.submissions import JobAccepted, JobOrAccepted, accepted_answer
+from app.body import Body
 from app.fields import ResponseBody
 from app.heavy import off_loop
 from app.operations import ACCEPTED_BEFORE, KEY, NAME, PREFER, SUBMISSION_PROBLEMS, Operation
 from app.problems import Problem
-from app.submission.acceptance import Acceptance
+from app.submission.acceptance import Acceptance, Accepted, Identity
 from app.submission.foreign import relocated
 from app.submission.named import LONG_IN_NAMED_JOBS, NamedJobRequest, input_pointers, job_request, request_model
 from app.submission.preparation import Preparation, parsed
@@ -162,19 +163,27 @@ async def submit(request: Request) -> Response:
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_NAMED_JOBS)
-        acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
-        # The name is in the path: one key with the same body but another workflow is a different request.
-        identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
-        accepted = await acceptance.replayed(identity)
-        if accepted is None:
-            named = await body.aside(parsed, request_model(workflow), document)
-            wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
-            # The operator wrote the graph, so it is trusted even if strangers set its inputs.
-            preparation = Preparation(context.services, tenant, body, "own")
-            with relocated(input_pointers(workflow, named, document)):
-                prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
-            accepted = await acceptance.job(prepared, identity)
+        accepted = await run_by_name(context, tenant, workflow, document, body, identity_of(request, body))
     return await accepted_answer(request, accepted)
+
+
+async def run_by_name(
+    context: Context, tenant: str, workflow: NamedWorkflow, document: Any, body: Body, identity: Identity
+) -> Accepted:
+    """Accept a job of a named workflow. `document` is the request's JSON. Raises `Problem`."""
+    acceptance = Acceptance(context.services, tenant)
+    # The name is in the path: one key with the same body but another workflow is a different request.
+    identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
+    accepted = await acceptance.replayed(identity)
+    if accepted is not None:
+        return accepted
+    named = await body.aside(parsed, request_model(workflow), document)
+    wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
+    # The operator wrote the graph, so it is trusted even if strangers set its inputs.
+    preparation = Preparation(context.services, tenant, body, "own")
+    with relocated(input_pointers(workflow, named, document)):
+        prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
+    return await acceptance.job(prepared, identity)
 
 
 def _list(workflows: Iterable[NamedWorkflow], catalogue: Catalogue) -> WorkflowList:
@@ -186,11 +195,16 @@ async def _catalogue(context: Context) -> Catalogue:
 
 
 def _found(context: Context, request: Request) -> NamedWorkflow:
-    workflow = context.services.workflows.get(request.path_params["name"])
+    return workflow_of(context, request.path_params["name"])
+
+
+def workflow_of(context: Context, name: str) -> NamedWorkflow:
+    """Return a workflow by its name. Raises `Problem`."""
+    workflow = context.services.workflows.get(name)
     if workflow is None:
         known = tuple(context.services.workflows)
         detail = f"there is no workflow of this name, only {', '.join(known)}"
-        raise Problem("unknown-workflow", detail, hint=suggestion(request.path_params["name"], known) or None)
+        raise Problem("unknown-workflow", detail, hint=suggestion(name, known) or None)
     return workflow
 
 

@@ -149,6 +149,11 @@ class ApiKeyStore:
             return None
         return record
 
+    async def live(self, kid: str) -> KeyRecord | None:
+        """Return the record of a key that is neither expired nor revoked, looked up and cached as by `authenticate`."""
+        record = await self._find(kid)
+        return record if record is not None and record.is_live(self._clock.now()) else None
+
     async def add(self, record: KeyRecord) -> None:
         """Store a new record. Raises `PreconditionFailed` if the kid exists; generate another key then."""
         await self._objects.create(keys.api_key(record.kid), record.model_dump_json().encode())
