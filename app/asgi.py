@@ -27,6 +27,9 @@ from app.shared import SharedReads
 from app.streams.feeds import Feeds
 from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
+from app.ui import pages
+from app.ui.guard import SessionMiddleware
+from app.ui.sessions import Sessions
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
@@ -54,6 +57,7 @@ def create_app(services: Services) -> Starlette:
         routes.append(metrics_route(metrics))
         counting.append(Middleware(MetricsMiddleware, metrics=metrics))
     door = Doorkeeper(services.stores.api_keys, config, services.stores.clock)
+    sessions = Sessions(door, services.stores.clock, config.session_secret)
     in_flight = TenantCount(config.max_requests_in_flight, "are in flight already")
     app = Starlette(
         routes=routes,
@@ -66,6 +70,7 @@ def create_app(services: Services) -> Starlette:
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
             Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
+            *([Middleware(SessionMiddleware, sessions=sessions, door=door)] if config.ui else []),
             Middleware(AuthMiddleware, door=door),
             Middleware(InFlightMiddleware, count=in_flight),
             Middleware(UnreadMiddleware, most_bytes=config.max_unread_bytes),
@@ -93,6 +98,8 @@ def create_app(services: Services) -> Starlette:
         SharedReads(budget_s=config.bucket_timeout_s),
         SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),
     )
+    if config.ui:
+        app.router.routes += pages(app.state.context, door, sessions)
     return app
 
 

@@ -162,6 +162,7 @@ class ApiOptions(RequestLimits):
         "and in events on Modal the API's",
     )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
+    ui: bool = Field(default=True, description="serve /ui, the pages for operators")
     cors_origins: tuple[str, ...] = Field(
         (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
     )
@@ -190,6 +191,8 @@ class ApiConfig(ApiOptions):
 
     api_key: str | None = Field(repr=False)
     """The admin key of the default tenant."""
+    session_secret: bytes | None = Field(None, repr=False)
+    """What sessions of the pages are signed with; None makes one for each process."""
     node_policy: NodePolicy = Field(default_factory=lambda: NodePolicy.parse(DEFAULT))
     """The node classes that a graph may use."""
     body_idle_s: float = 30.0

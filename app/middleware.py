@@ -111,7 +111,10 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # `get`, because a lifespan scope has no path.
+        session: Principal | None = scope.get("state", {}).get("principal")
         app, tenant = self._app, PROBES if scope.get("path") in PROBE_PATHS else NO_TENANT
+        if session is not None:  # a page, whose session stands for its key
+            tenant = session.tenant
         if scope["type"] == "http" and needs_key(scope["path"]):
             try:
                 principal = await self._door.principal_of(scope)

@@ -40,6 +40,12 @@ _TYPES = (
     ProblemType("unsupported-media-type", 415, "The request body has the wrong type", "send application/json"),
     ProblemType("request-timeout", 408, "The request body came too slowly", "send it again, or by POST /v1/uploads"),
     ProblemType("request-too-large", 413, "The request body is too large", "send large media by POST /v1/uploads"),
+    ProblemType(
+        "cross-site-request",
+        403,
+        "A page was asked to act by another page",
+        "open the page under /ui again and repeat the step there; programs use /v1 with a key",
+    ),
     ProblemType("unknown-gpu", 422, "There is no such GPU pool", "name one of the deployment's pools, or none"),
     ProblemType("text-too-long", 422, "A text is too long", "shorten it, or send it as a medium"),
     ProblemType(

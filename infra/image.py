@@ -81,7 +81,7 @@ def control_image() -> modal.Image:
     image = modal.Image.debian_slim(python_version=PYTHON).apt_install(_CERTIFICATES)
     image = image.pip_install_from_requirements("requirements/base.txt")
     # The API serves the guides from the folder `docs` next to its package `app`.
-    image = image.add_local_dir("docs", "/root/docs", ignore=["**/openapi.json"])
+    image = image.add_local_dir("docs", "/root/docs", ignore=["**/openapi.json", "**/*.webp"])
     return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
 
 

@@ -62,7 +62,7 @@ class Target:
         """Open a client of the API. Raises `Refused` if none is known, or if it does not answer."""
         from comfyui_modal_client import ApiUnreachable
 
-        url, key = self._address()
+        url, key = self.address()
         with open_client(url, key) as client:
             try:
                 yield client
@@ -70,9 +70,9 @@ class Target:
                 # The bucket may be what does not answer, and its URL is no argument of the command.
                 if not str(error).startswith(url.rstrip("/")):
                     raise
-                raise Refused(f"{error}\n  → {self._source(url)}", UNREACHABLE) from None
+                raise Refused(f"{error}\n  → {self.source(url)}", UNREACHABLE) from None
 
-    def _address(self) -> tuple[str, str]:
+    def address(self) -> tuple[str, str]:
         """Return the API's URL and the key to send. Raises `Refused`, also where they may not belong together."""
         if self.api_url and self.api_key:
             return self.api_url, self.api_key
@@ -89,7 +89,7 @@ class Target:
             )
         return url, self.api_key or key
 
-    def _source(self, url: str) -> str:
+    def source(self, url: str) -> str:
         """Say where the URL comes from, and what to do if it does not answer."""
         if self.api_url is None:
             return f"it is that of {self.data / CONNECTION}, whose `comfyui-modal up` may have ended: start it again"

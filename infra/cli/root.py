@@ -28,6 +28,9 @@ cli.command(
 
 Prints one line when all is ready, and writes DATA/connection.json for clients.""",
 )
+cli.command(
+    "infra.cli.open:open_pages", name="open", help="Open the pages in your browser, logged in by a one-time link."
+)
 cli.command("infra.cli.serve:api", help="Serve the API alone, on the bucket of the COMFYUI_MODAL_* settings.")
 cli.command("infra.cli.serve:worker", help="Run one worker alone: it starts its engine, and runs jobs of the bucket.")
 cli.command("infra.cli.serve:deliver", help="Send webhooks alone: events of the bucket, until Ctrl-C.")

@@ -1,5 +1,6 @@
 """Builds the API from the settings and the stores."""
 
+import hashlib
 import logging
 
 from app.config import ApiConfig, ApiOptions
@@ -49,12 +50,21 @@ def api_config(settings: Settings) -> ApiConfig:
     return ApiConfig(
         **options,
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        session_secret=_session_secret(settings),
         node_policy=NodePolicy.parse(settings.denied_nodes),
         retain_s=retain_s(settings),
         gpu_pools=tuple(settings.gpu_pools),
         webhook_public_keys=_public_keys(settings),
         signs_webhooks=settings.webhook_secret is not None or settings.webhook_signing_key is not None,
     )
+
+
+def _session_secret(settings: Settings) -> bytes | None:
+    """Return the secret that signs sessions of the pages, the same in all API processes; None without any secret."""
+    # Derived instead of stored: who can read the bucket must not be able to log in, and a new secret of the deployment
+    # ends all sessions.
+    values = settings.secret_values()
+    return hashlib.sha256("\0".join(("comfyui-modal sessions", *values)).encode()).digest() if values else None
 
 
 def _public_keys(settings: Settings) -> tuple[str, ...]:

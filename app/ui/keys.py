@@ -1,0 +1,129 @@
+"""API keys: who has which, make one, revoke one. For keys with the scope `admin` alone.
+
+A key administers its own tenant. Those of the default tenant, which belongs to the deployment, administer every one.
+"""
+
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.context import context_of
+from app.auth import ADMIN, Principal
+from app.problems import Problem
+from app.ui.guard import is_https, session_cookies
+from app.ui.login import sessions_of
+from app.ui.pages import render
+from app.ui.routing import action, form, page, see_other, session_of
+from app.ui.sessions import is_operator
+from storage.access.key_store import SCOPES, KeyRecord, check_tenant, new_record
+from storage.errors import KeyNotFound
+
+LIVES = {"never": None, "30 days": 30, "90 days": 90, "1 year": 365}
+"""What the form offers as the end of a key, in days."""
+
+
+async def show(request: Request) -> Response:
+    return await _shown(request, new_key=None)
+
+
+async def create(request: Request) -> Response:
+    """Make a key and show it, this once."""
+    context, fields = context_of(request), form(request)
+    principal = _admin(request)
+    tenant = fields.get("tenant", "").strip() or principal.tenant
+    if tenant != principal.tenant and not is_operator(principal):
+        raise Problem("insufficient-scope", f"your key administers the tenant {principal.tenant} alone")
+    scopes = [scope for scope in SCOPES if fields.get(f"scope.{scope}") == "on"]
+    days = LIVES.get(fields.get("life", "never"))
+    now = context.stores.clock.now()
+    if not scopes:
+        raise Problem("validation-error", "the key has no scope: choose at least one")
+    try:
+        key, record = new_record(
+            tenant,
+            now=now,
+            scopes=scopes,
+            expires_at=None if days is None else now + timedelta(days=days),
+            name=fields.get("name") or None,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
+        raise Problem("validation-error", detail) from None
+    await context.stores.api_keys.add(record)
+    return await _shown(request, new_key=key)
+
+
+async def revoke(request: Request) -> Response:
+    context, kid = context_of(request), request.path_params["kid"]
+    # The list is read first: a key of another tenant must look like one that does not exist.
+    if kid not in {record.kid for record in await _records(request)}:
+        raise Problem("not-found", "there is no key with this id")
+    try:
+        await context.stores.api_keys.revoke(kid)
+    except KeyNotFound:
+        raise Problem("not-found", "there is no key with this id") from None
+    return see_other("/keys")
+
+
+async def look_at(request: Request) -> Response:
+    """Let an operator look at another tenant: its jobs, batches, receivers and usage."""
+    session, tenant = session_of(request), form(request).get("tenant", "").strip()
+    if not is_operator(session.holder):
+        raise Problem("insufficient-scope", "only a key of the tenant default with the scope admin sees other tenants")
+    try:
+        check_tenant(tenant)
+    except ValueError as error:
+        raise Problem("validation-error", str(error)) from None
+    sessions = sessions_of(request)
+    cookie = await sessions.look_at(session, tenant, is_secure=is_https(request))
+    response = see_other("/jobs")
+    response.headers.update(session_cookies(request, sessions, cookie))
+    return response
+
+
+async def _shown(request: Request, *, new_key: str | None) -> Response:
+    principal, now = _admin(request), context_of(request).stores.clock.now()
+    records = [(record, _state(record, now)) for record in reversed(await _records(request))]
+    return render(
+        request,
+        "keys.html",
+        records=records,
+        new_key=new_key,
+        is_operator=is_operator(principal),
+        own_tenant=principal.tenant,
+        own_kid=principal.kid,
+        tenants=sorted({record.tenant for record, _ in records} | {principal.tenant}),
+        scopes=SCOPES,
+        lives=list(LIVES),
+        now=now,
+    )
+
+
+async def _records(request: Request) -> list[KeyRecord]:
+    principal = _admin(request)
+    records = await context_of(request).stores.api_keys.all()
+    return records if is_operator(principal) else [one for one in records if one.tenant == principal.tenant]
+
+
+def _admin(request: Request) -> Principal:
+    principal = session_of(request).holder
+    if not principal.may(ADMIN):
+        raise Problem("insufficient-scope", "this key has no scope admin")
+    return principal
+
+
+def _state(record: KeyRecord, now: datetime) -> str:
+    if record.revoked_at is not None:
+        return "revoked"
+    return "live" if record.is_live(now) else "expired"
+
+
+ROUTES = (
+    page("/keys", show, "show_keys"),
+    action("/keys", create, "create_key"),
+    action("/tenant", look_at, "look_at_tenant"),
+    action("/keys/{kid}/revoke", revoke, "revoke_key"),
+)

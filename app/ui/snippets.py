@@ -1,0 +1,115 @@
+"""Code that submits a job once more: with curl, the Python client, and TypeScript. Pure."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pprint import pformat
+from typing import Any
+
+from storage.jobs.models import Input
+from storage.jobs.record import JobRecord
+from workflows.manifest import NamedWorkflow
+
+KEY = "COMFYUI_MODAL_API_KEY"
+MOST_VALUES = 16 * 1024
+"""Characters of a job's inputs that the code repeats. A longer job is repeated from files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    title: str
+    code: str
+
+
+def snippets(
+    record: JobRecord, inputs: Sequence[Input], workflows: Mapping[str, NamedWorkflow], base: str
+) -> list[Snippet]:
+    """Return the code. It reads the key from the environment and never contains one."""
+    named = workflows.get(record.workflow_name or "")
+    body: dict[str, Any]
+    if named is not None:
+        path, body = f"/v1/workflows/{named.name}/jobs", {"inputs": _named(named, inputs)}
+    else:
+        values = [one.model_dump() for one in inputs]
+        path, body = "/v1/jobs", {"workflow": "…", **({"inputs": values} if values else {})}
+        body |= {"media": [_medium(file.name) for file in record.input_files]} if record.input_files else {}
+    if record.metadata:
+        body["metadata"] = dict(record.metadata)
+    if len(json.dumps(body)) > MOST_VALUES:
+        body = {"inputs": "…"} if named is not None else {"workflow": "…"}
+    of_graph = named is None
+    return [
+        Snippet("curl", _curl(base, path, body, record.job_id, of_graph=of_graph)),
+        Snippet("Python", _python(base, body, record, of_graph=of_graph)),
+        Snippet("TypeScript", _typescript(base, path, body, record.job_id, of_graph=of_graph)),
+    ]
+
+
+def _named(workflow: NamedWorkflow, inputs: Sequence[Input]) -> dict[str, Any]:
+    """Return the job's values by the names of the workflow's inputs."""
+    given = {(one.node, one.field): one.value for one in inputs}
+    found: dict[str, Any] = {}
+    for name, named in workflow.manifest.inputs.items():
+        place = next(named.targets())
+        if place in given:
+            found[name] = _medium(str(given[place]), key="filename") if named.is_file else given[place]
+    return found
+
+
+def _medium(name: str, key: str = "name") -> dict[str, str]:
+    return {key: name, "upload_id": "…"}
+
+
+def _curl(base: str, path: str, body: Mapping[str, Any], job_id: str, *, of_graph: bool) -> str:
+    auth = f'-H "Authorization: Bearer ${KEY}"'
+    url = shlex.quote(f"{base}{path}")
+    if not of_graph:
+        document = json.dumps(body, ensure_ascii=False, indent=2)
+        return f"curl {url} {auth} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(document)}"
+    rest = json.dumps({name: value for name, value in body.items() if name != "workflow"}, ensure_ascii=False)
+    return (
+        f"curl -s {shlex.quote(f'{base}/v1/jobs/{job_id}/workflow')} {auth} |\n"
+        f"  jq --argjson rest {shlex.quote(rest)} '{{workflow: .}} + $rest' |\n"
+        f"  curl {url} {auth} \\\n  -H 'Content-Type: application/json' -d @-"
+    )
+
+
+def _python(base: str, body: Mapping[str, Any], record: JobRecord, *, of_graph: bool) -> str:
+    options = {name: value for name, value in body.items() if name not in ("workflow", "inputs")}
+    if of_graph:
+        options |= {"inputs": body["inputs"]} if "inputs" in body else {}
+        # The page offers the graph under this name.
+        start = (
+            f'graph = json.loads(Path("workflow-{record.job_id[:8]}.json").read_text())\n    job = client.submit(graph'
+        )
+    else:
+        start = f"job = client.submit_named({record.workflow_name!r}, {_literal(body['inputs'])}"
+    imports = "import json\nimport os\nfrom pathlib import Path" if of_graph else "import os"
+    more = "".join(f",\n        {name}={_literal(value)}" for name, value in options.items())
+    return (
+        f"{imports}\n\nfrom comfyui_modal_client import Client\n\n"
+        f'with Client({base!r}, os.environ["{KEY}"]) as client:\n    {start}{more})\n'
+        '    job = client.wait(job["job_id"])\n    client.download_all(job["job_id"], "outputs")'
+    )
+
+
+def _literal(value: Any) -> str:
+    return pformat(value, width=88, sort_dicts=False).replace("\n", "\n        ")
+
+
+def _typescript(base: str, path: str, body: Mapping[str, Any], job_id: str, *, of_graph: bool) -> str:
+    document = json.dumps(body, ensure_ascii=False, indent=2)
+    head = (
+        f"const headers = {{ Authorization: `Bearer ${{process.env.{KEY}}}`, 'Content-Type': 'application/json' }};\n"
+    )
+    if of_graph:
+        graph = json.dumps(f"{base}/v1/jobs/{job_id}/workflow")
+        head += f"const workflow = await (await fetch({graph}, {{ headers }})).json();\n"
+        document = document.replace('"workflow": "…"', "workflow", 1)
+    return (
+        f"{head}const answer = await fetch({json.dumps(f'{base}{path}')}, {{\n"
+        f"  method: 'POST', headers, body: JSON.stringify({document}),\n}});\n"
+        "const job = await answer.json();\n"
+        "if (!answer.ok) throw new Error(`${job.title}: ${job.detail}`);"
+    )

@@ -1,0 +1,149 @@
+// What the pages need beyond htmx: uploads, sliders, dice, copying, confirmation. Everything else works without it.
+"use strict";
+
+const find = (root, name) => root.querySelector(`[data-${name}]`);
+
+function csrf() {
+  return JSON.parse(document.body.getAttribute("hx-headers") || "{}")["x-csrf-token"] || "";
+}
+
+async function upload(zone, file) {
+  const state = find(zone, "state");
+  const id = find(zone, "upload-id");
+  const button = zone.closest("form").querySelector("button.primary");
+  id.value = "";
+  button.disabled = true;
+  state.classList.remove("bad");
+  try {
+    state.textContent = `Uploading ${file.name}…`;
+    const fields = { size_bytes: String(file.size), content_type: file.type || "application/octet-stream", filename: file.name };
+    const asked = await fetch("/ui/uploads", {
+      method: "POST", headers: { "x-csrf-token": csrf() }, body: new URLSearchParams(fields),
+    });
+    const answer = await asked.json();
+    if (!asked.ok) throw new Error(`${answer.title}: ${answer.detail}`);
+    const sent = await fetch(answer.url, { method: answer.method, headers: sendable(answer.headers), body: file });
+    if (!sent.ok) throw new Error(`the bucket answered ${sent.status}`);
+    id.value = answer.upload_id;
+    find(zone, "filename").value = plain(file.name);
+    state.textContent = `${file.name} is uploaded.`;
+  } catch (error) {
+    state.classList.add("bad");
+    const isBlocked = error instanceof TypeError;
+    state.textContent = isBlocked
+      ? `The browser could not reach the bucket. Allow this page there: comfyui-modal bucket setup --cors-origin ${location.origin}`
+      : `The upload failed: ${error.message}`;
+  } finally {
+    button.disabled = false;
+  }
+}
+
+// The browser sets the length itself and refuses to be given it.
+function sendable(headers) {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== "content-length"));
+}
+
+// Names of input files may have no characters that paths or shells know.
+function plain(name) {
+  return name.replace(/[^\p{L}\p{N}._ -]/gu, "_").replace(/^[. ]+/, "").slice(-100) || "file";
+}
+
+function take(zone, file) {
+  const preview = find(zone, "preview");
+  if (preview.src) URL.revokeObjectURL(preview.src);
+  preview.hidden = true;
+  preview.removeAttribute("src");
+  show(preview, file);
+  upload(zone, file);
+}
+
+// As a data: URL, which the page's policy allows for pictures; large files are only named.
+function show(preview, file) {
+  if (!/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type) || file.size > 8e6) return;
+  const reader = new FileReader();
+  reader.onload = () => { preview.src = reader.result; preview.hidden = false; preview.alt = `Preview of ${file.name}`; };
+  reader.readAsDataURL(file);
+}
+
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-read]") && event.target.files.length) {
+    const field = document.getElementById(event.target.dataset.read);
+    event.target.files[0].text().then((text) => { field.value = text; });
+  }
+  const zone = event.target.closest("[data-upload]");
+  if (zone && event.target.matches("[data-file]") && event.target.files.length) take(zone, event.target.files[0]);
+});
+
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    const zone = event.target.closest && event.target.closest("[data-upload]");
+    if (!zone) return;
+    event.preventDefault();
+    zone.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    if (kind !== "drop" || !event.dataTransfer.files.length) return;
+    find(zone, "file").files = event.dataTransfer.files;
+    take(zone, event.dataTransfer.files[0]);
+  });
+}
+
+document.addEventListener("input", (event) => {
+  const target = event.target;
+  if (target.matches("[data-for]")) document.getElementById(target.dataset.for).value = target.value;
+  const slider = target.id && document.querySelector(`[data-for="${CSS.escape(target.id)}"]`);
+  if (slider) slider.value = target.value;
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button, a");
+  if (!button) return;
+  if (button.matches("[data-dice]")) {
+    const field = document.getElementById(button.dataset.dice);
+    const low = Number(field.min || 0), high = Math.min(Number(field.max || 2 ** 53 - 1), 2 ** 53 - 1);
+    field.value = String(low + Math.floor(Math.random() * (high - low)));
+  }
+  if (button.matches("[data-close]")) button.closest(".problem").remove();
+  if (button.matches("[data-copy]")) copy(button);
+  if (button.matches("[data-zoom]")) { event.preventDefault(); zoom(button); }
+});
+
+async function copy(button) {
+  const text = button.parentElement.querySelector("code").textContent;
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(button.parentElement.querySelector("code"));
+    button.textContent = "Selected: press Ctrl-C";
+  }
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+function zoom(link) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "zoom";
+  dialog.setAttribute("aria-label", "Picture in full size");
+  const picture = new Image();
+  picture.src = link.href;
+  picture.alt = link.querySelector("img").alt;
+  dialog.append(picture);
+  dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => { dialog.remove(); link.focus(); });
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !confirm(question)) event.preventDefault();
+});
+
+// A hidden page does not poll, and a part of the page that somebody works in is not replaced under the fingers.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const part = event.target;
+  if (!part.matches("[data-poll]")) return;
+  const isUsed = part.id === "jobs" && part.contains(document.activeElement);
+  if (document.hidden || isUsed) event.preventDefault();
+});
+
+document.addEventListener("htmx:beforeSwap", () => { document.getElementById("notice").replaceChildren(); });

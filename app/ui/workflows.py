@@ -1,0 +1,171 @@
+"""The named workflows: each with a form made of its typed inputs, whose job runs and ends next to the form."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.context import Context, context_of, json_text, tenant_of
+from app.api.jobs import page_of_jobs
+from app.api.workflows import WorkflowInput, run_by_name, workflow_of, workflow_row
+from app.heavy import off_loop
+from app.outcome import outcome_of
+from app.problems import Problem
+from app.submission.acceptance import Identity
+from app.submission.named import LONG_IN_NAMED_JOBS
+from app.ui.forms import Form, form_body
+from app.ui.job import live_values
+from app.ui.jobs import row_of
+from app.ui.pages import render
+from app.ui.routing import action, form, is_fragment, page, see_other
+from storage.concurrency import both
+from storage.errors import JobNotFound
+from storage.jobs.filters import JobFilter
+from storage.keys import DEFAULT_POOL
+from workflows.errors import pointer
+from workflows.manifest import NamedWorkflow
+
+HISTORY = 5
+"""Runs of a workflow that its page shows."""
+INPUT_PREFIX, UPLOAD_PREFIX, FILENAME_PREFIX = "input.", "upload.", "filename."
+MOST_SLIDER_STEPS = 10_000
+"""A slider with more steps could not be set exactly; the field next to it can."""
+LONG_TEXT = 60
+"""A default text of more characters gets a field of several lines, as every prompt does."""
+
+
+async def show_all(request: Request) -> Response:
+    context = context_of(request)
+    catalogue = await context.stores.engine_info.catalogue(DEFAULT_POOL)
+    named = tuple(context.services.workflows.values())
+    rows = await off_loop(lambda: [workflow_row(workflow, catalogue) for workflow in named])
+    # What can run here comes first.
+    return render(request, "workflows.html", workflows=sorted(rows, key=lambda row: row.runnable is False))
+
+
+async def show(request: Request) -> Response:
+    context, tenant = context_of(request), tenant_of(request)
+    workflow = workflow_of(context, request.path_params["name"])
+    now = context.stores.clock.now()
+    finding = page_of_jobs(
+        context,
+        tenant,
+        lambda record: row_of(context, record, now),
+        JobFilter(workflow_name=workflow.name),
+        limit=HISTORY,
+        cursor=None,
+    )
+    catalogue, runs = await both(context.stores.engine_info.catalogue(DEFAULT_POOL), finding)
+    values = await _earlier_values(context, tenant, workflow, request.query_params.get("from"))
+    row = await off_loop(workflow_row, workflow, catalogue)
+    return render(
+        request,
+        "workflow.html",
+        workflow=row,
+        fields=[_field(one, values.get(one.name)) for one in row.inputs],
+        runs=runs.rows,
+        now=now,
+    )
+
+
+async def run(request: Request) -> Response:
+    """Accept the job, and return its live part for the page, or lead to its page where there is no script."""
+    context, tenant, fields = context_of(request), tenant_of(request), form(request)
+    workflow = workflow_of(context, request.path_params["name"])
+    inputs = _inputs(workflow, fields)
+    text = await off_loop(lambda: json.dumps({"inputs": inputs}, ensure_ascii=False))
+    with form_body(request) as body:
+        # Parsed as a request of the API is, under the same limits of texts and numbers.
+        document = await json_text(request, body, text.encode(), keep=LONG_IN_NAMED_JOBS)
+        accepted = await run_by_name(context, tenant, workflow, document, body, Identity(None, body.fingerprint))
+    outcome_of(request.scope).jobs_accepted = 1
+    if not is_fragment(request):
+        return see_other(f"/jobs/{accepted.stored.record.job_id}")
+    values = live_values(request, context, accepted.stored)
+    return render(request, "fragments/run.html", **values)
+
+
+def _inputs(workflow: NamedWorkflow, fields: Form) -> dict[str, Any]:
+    """Return the form's values with the types of the workflow's inputs. An empty field keeps its default."""
+    found: dict[str, Any] = {}
+    for name, named in workflow.manifest.inputs.items():
+        text = fields.get(f"{INPUT_PREFIX}{name}", "")
+        if named.is_file:
+            if upload := fields.get(f"{UPLOAD_PREFIX}{name}"):
+                filename = fields.get(f"{FILENAME_PREFIX}{name}")
+                found[name] = {"upload_id": upload} | ({"filename": filename} if filename else {})
+        elif named.type == "boolean":
+            found[name] = text == "on"
+        elif named.type in ("integer", "number"):
+            if text:
+                found[name] = _number(name, text, whole=named.type == "integer")
+        elif text or named.type == "string":
+            found[name] = text.replace("\r\n", "\n")  # as forms send line ends
+    return found
+
+
+def _number(name: str, text: str, *, whole: bool) -> int | float:
+    try:
+        if len(text) <= 40:
+            return int(text) if whole else float(text)
+    except ValueError:
+        pass
+    kind = "a whole number" if whole else "a number"
+    raise Problem("validation-error", f"{name} is {text[:40]!r}, not {kind}", pointer=pointer("inputs", name))
+
+
+def _field(named: WorkflowInput, value: Any) -> dict[str, Any]:
+    """Return what the template needs to show an input."""
+    shown = named.default if value is None else value
+    return {
+        "name": named.name,
+        "label": named.name.replace("_", " ").capitalize(),
+        "type": named.type,
+        "description": named.description,
+        "value": shown if shown is not None else "",
+        "min": _plain(named.min),
+        "max": _plain(named.max),
+        "step": "1" if named.type == "integer" else "any",
+        "choices": named.choices,
+        "is_seed": "seed" in named.name and named.type == "integer",
+        "is_long": named.type == "string" and ("prompt" in named.name or len(str(shown)) > LONG_TEXT),
+        "has_slider": _has_slider(named),
+    }
+
+
+def _has_slider(named: WorkflowInput) -> bool:
+    if named.min is None or named.max is None or "seed" in named.name:
+        return False
+    return named.type == "number" or named.max - named.min <= MOST_SLIDER_STEPS
+
+
+def _plain(limit: float | None) -> str:
+    """Return a limit as a field of a form takes it: without the `.0` of a whole one."""
+    if limit is None:
+        return ""
+    return str(int(limit)) if float(limit).is_integer() else str(limit)
+
+
+async def _earlier_values(
+    context: Context, tenant: str, workflow: NamedWorkflow, job_id: str | None
+) -> Mapping[str, Any]:
+    """Return the values of an earlier job by the names of the workflow's inputs; none if it is gone."""
+    if job_id is None:
+        return {}
+    try:
+        record = (await context.stores.jobs.read(tenant, job_id)).record
+        inputs = await context.stores.jobs.inputs(record)
+    except JobNotFound:
+        return {}
+    given = {(one.node, one.field): one.value for one in inputs}
+    places = {name: next(named.targets()) for name, named in workflow.manifest.inputs.items() if not named.is_file}
+    return {name: given[place] for name, place in places.items() if place in given}
+
+
+ROUTES = (
+    page("/workflows", show_all, "list_workflows"),
+    page("/workflows/{name}", show, "show_workflow"),
+    action("/workflows/{name}/run", run, "run_workflow"),
+)

@@ -1,0 +1,176 @@
+"""Hostile contents in a real Chromium: whatever a stored text contains, no page runs it or loads anything for it."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from urllib.parse import urlencode
+
+import pytest
+
+from storage import keys
+from storage.access.key_store import new_record
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.jobs.models import ErrorDetail, Input, InputFile
+from tests.support.api_server import KEY, Api, running_api
+from tests.support.chromium import chromium, needs_chromium
+from tests.support.records import OUTPUT, a_job
+
+pytestmark = [pytest.mark.anyio, needs_chromium]
+
+RUN = "window.hacked=1"
+PAYLOADS = (
+    f"<script>{RUN}</script>",
+    f"</title><script>{RUN}</script>",
+    f"</pre><script>{RUN}</script>",
+    f"</textarea><script>{RUN}</script>",
+    f"</svg><script>{RUN}</script>",
+    f"--><script>{RUN}</script>",
+    f"]]><script>{RUN}</script>",
+    f"<ScRiPt\n>{RUN}</sCrIpT\t>",
+    f"<img src=x onerror={RUN}>",
+    f"<img src=x onerror='{RUN}'//",
+    f'"><img src=x onerror={RUN}>',
+    f"'><img src=x onerror={RUN}>",
+    f"`><img src=x onerror={RUN}>",
+    f'" autofocus onfocus="{RUN}',
+    f"' onmouseover='{RUN}",
+    f'" onload="{RUN}" x="',
+    f"<svg onload={RUN}>",
+    f"<svg><animate onbegin={RUN} attributeName=x dur=1s>",
+    f"<svg><script>{RUN}</script></svg>",
+    f"<math><mtext><mglyph><style><img src=x onerror={RUN}>",
+    f"<iframe srcdoc='<script>parent.{RUN}</script>'></iframe>",
+    f'<iframe src="javascript:parent.{RUN}"></iframe>',
+    f'<object data="javascript:{RUN}">',
+    f'<embed src="javascript:{RUN}">',
+    f'<a href="javascript:{RUN}">x</a>',
+    f"javascript:{RUN}",
+    f"data:text/html,<script>{RUN}</script>",
+    f'<form action="javascript:{RUN}"><button autofocus>x</button></form>',
+    f"<details open ontoggle={RUN}>",
+    f"<video><source onerror={RUN}></video>",
+    f"<body onload={RUN}>",
+    f"<input autofocus onfocus={RUN}>",
+    '<base href="http://evil.example/">',
+    '<meta http-equiv=refresh content="0;url=http://evil.example/">',
+    "<link rel=stylesheet href=http://evil.example/x.css>",
+    "<style>@import 'http://evil.example/x.css';</style>",
+    f'<div hx-on:load="{RUN}" hx-get=/ui/logout hx-trigger=load>',
+    f"<div hx-get=\"http://evil.example/\" hx-trigger=load hx-vals='js:{RUN}'>",
+    f"{{{{ ''.__class__ }}}}{{% if 1 %}}<script>{RUN}</script>{{% endif %}}${{{RUN}}}",
+    "\u202egnp.txt\u2066<b>x</b>",
+    f'<noscript><p title="</noscript><img src=x onerror={RUN}>">',
+    f"<template shadowrootmode=open><script>{RUN}</script></template>",
+)
+GROUP = 7
+"""Texts of one job."""
+ACTIVE = ", ".join(
+    (
+        *("script:not([src])", "iframe", "object", "embed", "base", "link[rel=stylesheet]:not([href^='/ui/static/'])"),
+        *("[onerror]", "[onload]", "[onfocus]", "[ontoggle]", "[srcdoc]", "[hx-get^='http']"),
+        *("a[href^='javascript:']", "form[action^='javascript:']"),
+    )
+)
+"""What would be there if a text had become a part of the page."""
+
+
+async def test_no_stored_text_becomes_a_part_of_a_page(clock: ManualClock) -> None:
+    """Forty texts that would run elsewhere, in every place that a client or an engine fills, run on no page."""
+    assert len(PAYLOADS) >= 40
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        job_ids = [await _hostile_job(api, PAYLOADS[n : n + GROUP]) for n in range(0, len(PAYLOADS), GROUP)]
+        await _hostile_keys(api)
+        async with chromium() as visit:
+            url = str(api.client.base_url).rstrip("/")
+            await visit.log_in(url, KEY)
+            page = visit.page
+            lists = ("/ui/jobs", "/ui/batches", "/ui/webhooks", "/ui/usage", "/ui/keys", "/ui/system", "/ui/workflows")
+            for path in (*lists, *(f"/ui/jobs/{job_id}" for job_id in job_ids)):
+                await page.goto(url + path)
+                if path.startswith("/ui/jobs/"):
+                    await page.wait_for_selector("pre.log")  # the fragments have come
+                assert await page.evaluate("window.hacked") is None, path
+                assert await page.locator(ACTIVE).count() == 0, path
+                assert page.url == url + path
+            assert visit.faults == []
+            assert visit.hosts == {url}
+
+
+async def test_a_hostile_query_is_shown_as_text(clock: ManualClock) -> None:
+    """What somebody puts into a link of ours is shown as text or refused, and runs nothing."""
+    async with running_api(MemoryObjectStore(clock), clock) as api, chromium() as visit:
+        url = str(api.client.base_url).rstrip("/")
+        await visit.log_in(url, KEY)
+        for payload in PAYLOADS:
+            for name in ("workflow", "status", "metadata_name", "cursor"):
+                answer = await visit.context.request.get(f"{url}/ui/jobs", params={name: payload})
+                assert "<script>window" not in await answer.text()
+        for payload in PAYLOADS[::6]:
+            await visit.page.goto(f"{url}/ui/jobs?{urlencode({'workflow': payload})}")
+            assert await visit.page.evaluate("window.hacked") is None
+            assert await visit.page.locator(ACTIVE).count() == 0
+        assert visit.faults == []
+        assert visit.hosts == {url}
+
+
+async def _hostile_job(api: Api, texts: Sequence[str]) -> str:
+    """Store a finished job that has each of the texts wherever there can be several, and all in one elsewhere."""
+    now, job_id, every = api.stores.clock.now(), str(uuid.uuid4()), " ".join(texts)
+    saves = {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": every}}
+    graph = {
+        **{
+            str(n): {"class_type": text, "inputs": {"text": text}, "_meta": {"title": text}}
+            for n, text in enumerate(texts)
+        },
+        **dict.fromkeys(texts, saves),
+    }
+    record = a_job(
+        job_id=job_id,
+        created_at=now,
+        metadata={text[:64]: text for text in texts},
+        workflow_name=every,
+        inputs=(
+            *(Input(node=text, field=text, value=text) for text in texts),
+            Input(node="0", field="x", value=[every]),
+        ),
+        input_files=tuple(InputFile(name=text, key="k", size_bytes=1, content_type="text/plain") for text in texts),
+        webhook_url=f"https://example.com/{every}",
+        webhook_events=("completed",),
+    ).initial()
+    kinds = (("text/html", None), ("image/svg+xml", None), ("text/html", True), ("text/plain", True))
+    outputs = tuple(
+        OUTPUT.model_copy(
+            update={
+                "filename": text,
+                "node_id": text,
+                "content_type": kind,
+                "text": shown and text,
+                "key": keys.output("default", job_id, 1, number, "x"),
+            }
+        )
+        for number, (text, (kind, shown)) in enumerate(itertools.product(texts, kinds))
+    )
+    error = ErrorDetail(
+        code=every, message=every, node_id=every, class_type=every, exception_type=every, log_tail=tuple(texts)
+    )
+    warned = {"dependent_outputs": list(texts), "errors": []}
+    warnings = {text: {**warned, "class_type": text, "detail": text, "hint": text} for text in texts}
+    stored = await api.stores.jobs.create(record, workflow=json.dumps(graph).encode())
+    claimed = await api.stores.jobs.evolve_from(stored, lambda job: job.claim(worker=every, now=now, lease_s=60))
+    await api.stores.jobs.evolve_from(
+        claimed,
+        lambda job: job.fail(attempt=1, now=now + timedelta(seconds=1), error=error, outputs=outputs).model_copy(
+            update={"warnings": warnings, "last_fault": error}
+        ),
+    )
+    await api.stores.logs.write("default", job_id, 1, texts)
+    return job_id
+
+
+async def _hostile_keys(api: Api) -> None:
+    for text in PAYLOADS:
+        _, record = new_record("acme", now=api.stores.clock.now(), name=text[:100])
+        await api.stores.api_keys.add(record)

@@ -1,0 +1,67 @@
+"""A real Chromium where there is one; tests that need it are skipped by name elsewhere."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.async_api import BrowserContext, Page, Request, async_playwright
+
+FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(FOUND is None, reason="there is no Chromium here: apt-get install chromium")
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WAIT_MS = 30_000
+"""How long a step may take on a machine that is busy with other tests."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """A page, and what it did that no page of ours may do."""
+
+    page: Page
+    context: BrowserContext
+    faults: list[str] = field(default_factory=list)
+    """Violations of the policy, errors of scripts, and dialogs."""
+    hosts: set[str] = field(default_factory=set)
+    """The origins that requests went to."""
+
+    async def log_in(self, url: str, key: str) -> None:
+        await self.page.goto(f"{url}/ui/login")
+        await self.page.fill("#key", key)
+        await self.page.click("button.primary")
+        await self.page.wait_for_url("**/ui/jobs")
+
+
+@asynccontextmanager
+async def chromium(*, width: int = 1280, height: int = 900) -> AsyncIterator[Visit]:
+    async with async_playwright() as playwright:
+        # Tests may run as root in a container, where Chromium cannot make its sandbox.
+        browser = await playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
+        try:
+            context = await browser.new_context(viewport={"width": width, "height": height})
+            context.set_default_timeout(WAIT_MS)
+            visit = Visit(await context.new_page(), context)
+            _watch(visit)
+            yield visit
+        finally:
+            await browser.close()
+
+
+def _watch(visit: Visit) -> None:
+    page = visit.page
+
+    def on_request(request: Request) -> None:
+        scheme, _, rest = request.url.partition("://")
+        if scheme in ("http", "https"):
+            visit.hosts.add(f"{scheme}://{rest.partition('/')[0]}")
+
+    page.on("request", on_request)
+    page.on("pageerror", lambda error: visit.faults.append(f"error: {error}"))
+    page.on(
+        "console",
+        lambda message: (
+            visit.faults.append(f"console: {message.text}") if "Content Security Policy" in message.text else None
+        ),
+    )
+    page.on("dialog", lambda dialog: visit.faults.append(f"dialog: {dialog.message}"))
