@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean compare compare-editor
+.PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image screenshots openapi licences clean compare compare-editor
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ up: setup ## Serve the API on this machine until Ctrl-C, data in .local/: make u
 
 openapi: setup ## Write docs/reference/openapi.json anew from the code
 	$(BIN)/comfyui-modal openapi --out docs/reference/openapi.json
+
+screenshots: setup ## Take the pictures of the pages in docs/ui/ anew (needs Chromium)
+	$(BIN)/python -m tests.screenshots
 
 licences: setup ## Write docs/reference/licences.md anew from the installed packages
 	$(BIN)/python -m tests.supply.licences > docs/reference/licences.md

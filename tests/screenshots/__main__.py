@@ -1,0 +1,93 @@
+"""Start `up`, run some jobs, and take a picture of each page at desktop and phone width."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from playwright.async_api import Page
+
+from infra.demo import write_photograph
+from tests.support.chromium import DESKTOP, PHONE, chromium
+from tests.support.up import Up, finished, up
+
+INTO = Path(__file__).parents[2] / "docs/ui"
+QUALITY = 85
+EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 320, "batch_size": 1, "color": 0x3B82F6}}
+
+
+def main() -> None:
+    INTO.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, up(Path(folder) / "data", "--lite-fault-nodes") as running:
+        with running.client() as client:
+            names = _fill(client, Path(folder))
+        asyncio.run(_shoot(running, names))
+
+
+def _fill(client: httpx.Client, folder: Path) -> dict[str, str]:
+    """Run some jobs and return the pages to show, by name."""
+    photo = folder / "photo.png"
+    write_photograph(photo)
+    ids = [_run(client, "still", {"image": _upload(client, photo), "width": 480})]
+    ids += [_run(client, "clip", {"image": _upload(client, photo)}), _run(client, "silence", {"seconds": 2.0})]
+    ids.append(_run(client, "words", {"first": "a lighthouse", "second": " in a storm"}))
+    graph = {"1": EMPTY, "2": _save("blue")}
+    sets = [[{"node": "1", "field": "color", "value": 0x3B82F6 + 0x151009 * n}] for n in range(6)]
+    client.post("/v1/batches", json={"workflow": graph, "input_sets": sets, "metadata": {"campaign": "spring"}})
+    wrong = {**graph, "1": {**EMPTY, "inputs": {**EMPTY["inputs"], "width": 64}}}  # type: ignore[dict-item]
+    ids.append(client.post("/v1/jobs", json={"workflow": wrong, "metadata": {"order": "4711"}}).json()["job_id"])
+    for job_id in ids:
+        finished(client, job_id)
+    slow = {"image": ["1", 0], "steps": 100, "seconds_per_step": 0.5, "preview": False}
+    steps = {**graph, "3": {"class_type": "LiteSlowSteps", "inputs": slow}, "2": _save("slow", "3")}
+    client.post("/v1/jobs", json={"workflow": steps, "metadata": {"order": "4712"}})
+    client.post("/v1/jobs", json={"workflow": graph, "priority": -5})
+    pages = ("jobs", "workflows", "batches", "webhooks", "usage", "keys", "system")
+    return {name: name for name in pages} | {"job": f"jobs/{ids[0]}", "workflow": "workflows/still", "try": "try"}
+
+
+def _run(client: httpx.Client, name: str, inputs: dict[str, Any]) -> str:
+    job_id: str = client.post(f"/v1/workflows/{name}/jobs", json={"inputs": inputs}).json()["job_id"]
+    return job_id
+
+
+def _upload(client: httpx.Client, path: Path) -> dict[str, str]:
+    body = path.read_bytes()
+    made = client.post("/v1/uploads", json={"size_bytes": len(body), "content_type": "image/png"}).json()
+    httpx.put(made["url"], content=body, headers=made["headers"]).raise_for_status()
+    return {"upload_id": made["upload_id"], "filename": path.name}
+
+
+def _save(prefix: str, source: str = "1") -> dict[str, Any]:
+    return {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": prefix}}
+
+
+async def _shoot(running: Up, names: dict[str, str]) -> None:
+    url, key = running.connection["api_url"], running.connection["api_key"]
+    for size, width in _sizes():
+        async with chromium(**size) as visit:
+            await visit.page.goto(f"{url}/ui/login")
+            await _take(visit.page, f"login-{width}")
+            await visit.log_in(url, key)
+            for name, path in names.items():
+                await visit.page.goto(f"{url}/ui/{path}")
+                await visit.page.wait_for_load_state("networkidle")
+                await _take(visit.page, f"{name}-{width}")
+
+
+def _sizes() -> Iterator[tuple[dict[str, int], str]]:
+    yield DESKTOP, "desktop"
+    yield PHONE, "phone"
+
+
+async def _take(page: Page, name: str) -> None:
+    with Image.open(BytesIO(await page.screenshot())) as picture:
+        picture.convert("RGB").save(INTO / f"{name}.webp", quality=QUALITY)
+
+
+if __name__ == "__main__":
+    main()
