@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.api.context import (
     NO_STORE,
     REPLAYED,
+    Context,
     base_url,
     body_of,
     check_is_json,
@@ -205,13 +206,17 @@ async def show(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
+    stored = await cancel_batch(context_of(request), tenant_of(request), request.path_params["batch_id"])
+    return await _stored_answer(request, stored, 202)
+
+
+async def cancel_batch(context: Context, tenant: str, batch_id: str) -> StoredBatch:
     """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged."""
-    context = context_of(request)
     batches = context.stores.batches
-    stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
+    stored = await batches.cancel(await batches.read(tenant, batch_id))
     pools = (DEFAULT_POOL, *context.config.gpu_pools)
     await context.services.withdraw_tickets(*pools, ended=set(stored.record.job_ids))
-    return await _stored_answer(request, stored, 202)
+    return stored
 
 
 async def _stored_answer(

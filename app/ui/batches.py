@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.batches import batch_row
+from app.api.batches import batch_row, cancel_batch
 from app.api.context import base_url, context_of, tenant_of
 from app.ui.pages import render
 from app.ui.routing import action, is_fragment, page, see_other
@@ -26,8 +26,7 @@ async def show(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    batches = context_of(request).stores.batches
-    await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
+    await cancel_batch(context_of(request), tenant_of(request), request.path_params["batch_id"])
     return see_other("/batches")
 
 
