@@ -8,7 +8,7 @@ is refused. The request rate of each key is limited by a token bucket, local to 
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -111,6 +111,12 @@ class Principal:
         return scope in self.scopes or ADMIN in self.scopes
 
 
+Recheck = Callable[[], Awaitable[Principal]]
+"""Authenticates a request without an API key once more. Raises `Problem` once it is not valid any more."""
+RECHECK = "recheck"
+"""Where `scope["state"]` has it."""
+
+
 class Doorkeeper:
     """Authenticates requests and checks their scopes and rates. Without any configured key every request is refused."""
 
@@ -127,6 +133,11 @@ class Doorkeeper:
         if scheme.lower() != "bearer" or not given.strip():
             raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
         return await self.principal_of_key(given.strip())
+
+    async def principal_still(self, scope: Scope) -> Principal:
+        """Authenticate a request again whose response goes on for long, as `principal_of` does."""
+        recheck: Recheck | None = scope.get("state", {}).get(RECHECK)
+        return await (self.principal_of(scope) if recheck is None else recheck())
 
     def check(self, principal: Principal, method: str, path: str) -> None:
         """Raise `Problem` if the key lacks the required scope or exceeds its request rate."""

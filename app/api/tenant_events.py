@@ -40,7 +40,7 @@ async def _frames(request: Request, context: Context, known: str) -> AsyncGenera
     async with context.feeds.joined(tenant_of(request)) as feed:
         if not await feed.polled(FIRST_POLL_S):
             return
-        number = feed.number_of(known)
+        number, is_new = feed.number_of(known), True
         while True:
             missed = None if number is None else feed.next_after(number)
             if number is None or missed is None:  # a new client or a slow one, or very many events
@@ -49,6 +49,9 @@ async def _frames(request: Request, context: Context, known: str) -> AsyncGenera
             elif missed:
                 number += len(missed)
                 yield b"".join(missed)
+            elif is_new:  # so that the client learns that its stream is open
+                yield KEEP_ALIVE
+            is_new = False
             if feed.is_over or await life.is_over():
                 return
             if feed.position == number:

@@ -36,13 +36,16 @@ async def _frames(request: Request, stored: StoredJob, story: Story, render: Ren
     context, life = context_of(request), life_of(request)
     async with context.watch.follow(stored) as poll, context.live.joined(poll) as live:
         shown: Frame = None
+        # The head of a response is sent with its first bytes: a client without news must learn that its stream is open.
+        opening = KEEP_ALIVE
         while True:
             # Always the latest record: a slow client misses states, never an output or the end.
             events, story = await events_of(story, stored.record)
             preview, shown = _preview(stored.record, shown, live.frame), live.frame
             events += preview
-            if events:
-                yield await _rendered(events, render)
+            if frames := await _rendered(events, render) or opening:
+                yield frames
+            opening = b""
             if story.is_over or poll.is_over or await life.is_over():
                 return
             before = stored

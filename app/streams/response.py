@@ -59,10 +59,10 @@ class OpenStreams:
         return Problem("too-many-streams", detail, headers={"Retry-After": str(RETRY_S)})
 
     async def may_go_on(self, scope: Scope) -> bool:
-        """Whether the key of an open stream is still valid. The answer may be as old as the cache of keys."""
+        """Whether the key or session of a stream is still valid. The answer may be as old as the cache of keys."""
         try:
             with budget_of(self._budget_s):  # that of the request is for its beginning
-                return (await self._door.principal_of(scope)).may(READ)
+                return (await self._door.principal_still(scope)).may(READ)
         except Problem as problem:
             # A bucket that does not answer proves nothing about the key.
             return problem.type.slug != "unauthorized"

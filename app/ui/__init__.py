@@ -9,7 +9,7 @@ from starlette.routing import Mount, Route
 from app.api.context import Context
 from app.auth import Doorkeeper
 from app.problems import Problem, of_storage, outcome_unknown
-from app.ui import batches, job, jobs, keys, login, static, system, trial, uploads, usage, webhooks, workflows
+from app.ui import batches, job, jobs, keys, live, login, static, system, trial, uploads, usage, webhooks, workflows
 from app.ui.guard import ROOT
 from app.ui.pages import environment, problem_page
 from app.ui.routing import page, see_other
@@ -38,6 +38,7 @@ ROUTES = (
     *login.ROUTES,
     *jobs.ROUTES,
     *job.ROUTES,
+    *live.ROUTES,
     *workflows.ROUTES,
     *uploads.ROUTES,
     *trial.ROUTES,

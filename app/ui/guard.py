@@ -6,6 +6,7 @@ the same origin by what the browser says of itself, and carry the token of its s
 
 import hmac
 from collections.abc import Mapping
+from functools import partial
 from http.cookies import SimpleCookie
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.auth import Doorkeeper
+from app.auth import RECHECK, Doorkeeper, Principal
 from app.problems import Problem
 from app.ui.pages import problem_page
 from app.ui.sessions import SESSION_LIFE, Session, Sessions
@@ -49,6 +50,7 @@ class SessionMiddleware:
                 if session is not None:
                     state = scope.setdefault("state", {})
                     state["session"], state["principal"] = session, session.principal
+                    state[RECHECK] = partial(self._principal_again, Headers(scope=scope))
                     if (budget := state.get("budget")) is not None:
                         budget.owner = session.principal.tenant
                     if scope["path"] not in UNCHECKED:
@@ -56,6 +58,12 @@ class SessionMiddleware:
             except Problem as problem:
                 app = problem_page(Request(scope), problem)
         await app(scope, receive, send)
+
+    async def _principal_again(self, headers: Headers) -> Principal:
+        session = await session_of(self._sessions, headers)
+        if session is None:
+            raise Problem("unauthorized", "the session has ended")
+        return session.principal
 
 
 async def session_of(sessions: Sessions, headers: Headers) -> Session | None:

@@ -1,18 +1,18 @@
 """The page of a job: its state, outputs, inputs, graph, log, deliveries, cost, and code to repeat it."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import Context, base_url, context_of, long_poll, tenant_of
+from app.api.context import Context, base_url, context_of, tenant_of
 from app.api.job_view import QUICKLY_SHOWN, JobView, OutputView, job_view
 from app.api.webhooks import deliveries_of, redeliver_event
 from app.heavy import off_loop
-from app.streams.live import Frame
+from app.streams.story import Story
 from app.ui.drawing import Drawing, drawing_of
 from app.ui.jobs import PICTURES, run_seconds
 from app.ui.pages import page_headers, render
@@ -20,15 +20,12 @@ from app.ui.routing import action, page, see_other
 from app.ui.snippets import snippets
 from storage.errors import LogNotFound
 from storage.jobs.models import Input, InputFile
-from storage.jobs.record import CANCELLED, JobRecord, Status
+from storage.jobs.record import CANCELLED, JobRecord
 from storage.jobs.store import StoredJob
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
 from workflows.manifest import NamedWorkflow
 
-WAIT_S = 20
-"""How long a request of the live part waits for a change. The page sends the next one when it is answered."""
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
 MOST_LOG = 64 * 1024
 """Characters of a log that the page shows, the newest ones; the API has all of it."""
 MOST_VALUE = 4_000
@@ -58,44 +55,18 @@ async def show(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
-    """Return the changing part of the page as soon as it differs from the revision that the page shows."""
+    """Return the changing part of the page, which asks for it when the job's stream says that something changed."""
     context, tenant = context_of(request), tenant_of(request)
     stored = await context.stores.jobs.read(tenant, request.path_params["job_id"])
-    known = {name: request.query_params.get(name, "") for name in ("rev", "outputs", "preview")}
-    outputs = known["outputs"]
-    with long_poll(request):
-        stored, frame = await _changed(context, stored, known)
     record = stored.record
-    # The outputs are replaced only when there are more of them, or a video would begin anew with each step.
-    has_more = record.status.is_terminal or str(len(record.outputs)) != outputs
+    # The outputs are replaced only when there are more of them, or a video would begin anew with each change.
+    has_more = record.status.is_terminal or str(len(record.outputs)) != request.query_params.get("outputs", "")
 
     def rendered() -> Response:
-        values = {**live_values(request, context, stored, frame), "with_outputs": has_more}
+        values = {**live_values(request, context, stored), "with_outputs": has_more}
         return render(request, "fragments/job_live.html", swap_outputs=True, **values)
 
     return rendered() if len(record.outputs) <= QUICKLY_SHOWN else await off_loop(rendered)
-
-
-async def _changed(context: Context, stored: StoredJob, known: Mapping[str, str]) -> tuple[StoredJob, Frame]:
-    """Return the job and its newest preview once one of them differs from what the page shows, or after a while."""
-    async with context.watch.follow(stored) as poll, context.live.joined(poll) as watched:
-
-        def has_news(seen: StoredJob) -> bool:
-            is_over, rev = seen.record.status.is_terminal, str(seen.record.rev)
-            return is_over or rev != known["rev"] or _number(watched.frame) not in ("", known["preview"])
-
-        seen, frame = await poll.until(has_news, WAIT_S), watched.frame
-    if frame is None and known["preview"] and seen.record.status is Status.RUNNING:
-        # This request is the only watcher and has not read one yet: without it the preview would vanish and come back.
-        record = seen.record
-        latest = await context.stores.live.latest(record.tenant, record.job_id, record.attempt)
-        frame = None if latest is None else (record.attempt, latest)
-    return seen, frame
-
-
-def _number(frame: Frame) -> str:
-    """Return what tells a preview from others; empty for none."""
-    return "" if frame is None else f"{frame[0]}.{frame[1].number}"
 
 
 async def logs(request: Request) -> Response:
@@ -125,8 +96,15 @@ async def deliveries(request: Request) -> Response:
         job_id=record.job_id,
         deliveries=found.deliveries,
         receiver=(record.webhook_url or "").partition("?")[0],
-        is_open=not record.status.is_terminal or any(one.status == "pending" for one in found.deliveries),
+        is_open=not record.status.is_terminal,
+        is_pending=any(one.status == "pending" for one in found.deliveries)
+        or (len(found.deliveries) < len(record.events) and _has_just_ended(record, context.stores.clock.now())),
     )
+
+
+def _has_just_ended(record: JobRecord, now: datetime) -> bool:
+    """Return whether the delivery of its last event may not be stored yet; later ones may have been cleaned up."""
+    return record.completed_at is not None and now - record.completed_at < timedelta(minutes=1)
 
 
 async def redeliver(request: Request) -> Response:
@@ -146,35 +124,22 @@ async def workflow(request: Request) -> Response:
     )
 
 
-def live_values(request: Request, context: Context, stored: StoredJob, frame: Frame = None) -> Mapping[str, Any]:
+def live_values(request: Request, context: Context, stored: StoredJob) -> Mapping[str, Any]:
     """Return what the live part of a job shows, for each page that has one."""
     record, now = stored.record, context.stores.clock.now()
     view = job_view(record, context.stores.objects, context.config, base_url(request))
     return {
         "job": view,
-        "rev": record.rev,
+        "since": str(Story().after(record)[1].position),
         "label": CANCELLED if record.error_code == CANCELLED else str(record.status),
         "is_cancelling": record.cancel_requested_at is not None and not record.status.is_terminal,
         "seconds": run_seconds(record, now),
         "waited": ((record.started_at or record.completed_at or now) - record.created_at).total_seconds(),
         "nodes": _nodes(view),
         "kinds": {output.url: _kind(output) for output in view.outputs},
-        "preview": _preview(record, frame),
-        "preview_number": _number(frame),
         "with_outputs": True,
         "now": now,
     }
-
-
-def _preview(record: JobRecord, frame: Frame) -> str | None:
-    """Return the preview of a running attempt as a `data:` URL."""
-    if frame is None or record.status is not Status.RUNNING or frame[0] != record.attempt:
-        return None
-    shown = frame[1]
-    # The engine names the type, so only those that a page shows anyway are taken.
-    if shown.content_type not in PICTURES or not _BASE64.fullmatch(shown.data_base64):
-        return None
-    return f"data:{shown.content_type};base64,{shown.data_base64}"
 
 
 def _nodes(view: JobView) -> list[dict[str, Any]]:

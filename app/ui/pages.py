@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from app import __version__
+from app.auth import WRITE
 from app.outcome import outcome_of
 from app.problems import Problem
 from storage.bucket.objects import ObjectStore
@@ -51,7 +52,13 @@ def render(request: Request, template: str, status: int = 200, /, **values: Any)
     text = (
         environment()
         .get_template(template)
-        .render(session=session, csrf="" if session is None else session.csrf, section=_section(request), **values)
+        .render(
+            session=session,
+            csrf="" if session is None else session.csrf,
+            may_write=session is not None and session.holder.may(WRITE),
+            section=_section(request),
+            **values,
+        )
     )
     return HTMLResponse(text, status, page_headers(_objects(request)))
 

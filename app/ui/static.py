@@ -13,6 +13,7 @@ from app.ui.pages import FOLDER
 _FILES = {
     "htmx.min.js": "text/javascript; charset=utf-8",
     "ui.js": "text/javascript; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
     "ui.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }

@@ -74,8 +74,10 @@ async def run(request: Request) -> Response:
     """Accept the job, and return its live part for the page, or lead to its page where there is no script."""
     context, tenant, fields = context_of(request), tenant_of(request), form(request)
     workflow = workflow_of(context, request.path_params["name"])
-    inputs = _inputs(workflow, fields)
-    text = await off_loop(lambda: json.dumps({"inputs": inputs}, ensure_ascii=False))
+    wanted: dict[str, Any] = {"inputs": _inputs(workflow, fields)}
+    if receiver := fields.get("webhook_url", "").strip():
+        wanted["webhook_url"] = receiver
+    text = await off_loop(lambda: json.dumps(wanted, ensure_ascii=False))
     with form_body(request) as body:
         # Parsed as a request of the API is, under the same limits of texts and numbers.
         document = await json_text(request, body, text.encode(), keep=LONG_IN_NAMED_JOBS)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from storage import keys
+from storage.access.key_store import KeyScope
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit, work
@@ -254,3 +255,43 @@ async def test_usage_adds_up_the_jobs(memory_api: Api, clock: ManualClock) -> No
     assert "own graphs" in page
     assert "1 min 30 s" in page
     assert json.dumps(now.date().isoformat())[1:-1] in page
+
+
+async def test_a_key_sees_only_what_it_may_do(memory_api: Api) -> None:
+    """A page has no form or link for an action that the key's scopes do not allow, except the logout."""
+    acme = await memory_api.client_of("acme")
+    async with acme:
+        ended = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+        await acme.delete(f"/v1/jobs/{ended}")
+        batch = (await acme.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[]]})).json()
+        queued = (await acme.get(f"/v1/batches/{batch['batch_id']}")).json()["jobs"][0]["job_id"]
+    paths = ("jobs", f"jobs/{ended}", f"jobs/{queued}", "batches", "webhooks", "usage", "system", "workflows")
+    actions = {}
+    for scope in ("jobs:read", "jobs:write"):
+        scopes: tuple[KeyScope, ...] = ("jobs:read", "jobs:write") if scope == "jobs:write" else ("jobs:read",)
+        async with logged_in(memory_api, await memory_api.new_key("acme", *scopes)) as browser:
+            pages = [(await browser.get(f"/ui/{path}")).text for path in paths]
+            actions[scope] = set(re.findall(r'method="post" action="([^"]+)"', "".join(pages)))
+            form = (await browser.get("/ui/workflows/still")).text
+            assert ('<button class="primary">Run</button>' in form) == (scope == "jobs:write")
+            assert ("Change and run" in pages[1]) == (scope == "jobs:write")
+    assert actions["jobs:read"] == {"/ui/logout"}
+    assert actions["jobs:write"] >= {
+        f"/ui/jobs/{ended}/retry",
+        f"/ui/jobs/{ended}/remove",
+        f"/ui/jobs/{queued}/cancel",
+        f"/ui/batches/{batch['batch_id']}/cancel",
+        "/ui/webhooks/test",
+    }
+    assert not any("/keys" in path or "/tenant" in path for path in actions["jobs:write"])
+
+
+async def test_a_form_names_a_receiver(memory_api: Api) -> None:
+    """The receiver of a workflow's form is that of its job, and a wrong one is refused as the API words it."""
+    async with logged_in(memory_api) as browser:
+        fields = {"csrf": await browser.token(), "input.first": "x", "webhook_url": " https://example.com/hook "}
+        started = await browser.post("/ui/workflows/words/run", fields)
+        record = (await memory_api.stores.jobs.read("default", started.headers["location"].rsplit("/", 1)[-1])).record
+        assert record.webhook_url == "https://example.com/hook"
+        refused = await browser.post("/ui/workflows/words/run", {**fields, "webhook_url": "ftp://example.com"})
+        assert (refused.status_code, "webhook_url" in refused.text) == (422, True)

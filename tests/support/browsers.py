@@ -63,11 +63,11 @@ async def logged_in(api: Api, key: str = KEY) -> AsyncIterator[Browser]:
 
 
 def ui_routes() -> list[tuple[str, str]]:
-    """Return the method and path of every route of the pages."""
+    """Return the method and path of every route of the pages but the stream of all jobs, which does not end."""
     routes: tuple[Route, ...] = ROUTES
     return [
         (method, f"{ROOT}{route.path}")
         for route in routes
         for method in sorted(route.methods or ())
-        if method != "HEAD"
+        if method != "HEAD" and route.path != "/events"
     ]

@@ -138,12 +138,9 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-// A hidden page does not poll, and a part of the page that somebody works in is not replaced under the fingers.
+// A hidden page does not poll.
 document.addEventListener("htmx:beforeRequest", (event) => {
-  const part = event.target;
-  if (!part.matches("[data-poll]")) return;
-  const isUsed = part.id === "jobs" && part.contains(document.activeElement);
-  if (document.hidden || isUsed) event.preventDefault();
+  if (document.hidden && event.target.matches("[data-poll]")) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", () => { document.getElementById("notice").replaceChildren(); });
