@@ -112,6 +112,8 @@ def seconds(value: float | None) -> str:
     """Return a duration, such as `0.04 s`, `1.5 s`, `12 s` or `3 min 5 s`."""
     if value is None:
         return "–"
+    if value < 0.005:
+        return "0 s"
     if value < 10:
         return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
