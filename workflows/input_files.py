@@ -7,11 +7,13 @@ folders are empty, and the input folder has only the job's files, unless the eng
 
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.declarations import FileCheck
+from workflows.declarations import FileCheck, NodeDeclaration
 from workflows.errors import MissingInputFile, WorkflowError
+from workflows.graph import Graph
 from workflows.location import Location, words
 
 _MARK = re.compile(r".?\[(input|output|temp)\]\Z", re.DOTALL)
@@ -47,6 +49,23 @@ def folder_and_name(value: str) -> tuple[str, str]:
     """Split a value into the folder of its mark, `input` without one, and the file's name in the folder."""
     mark = _MARK.search(value)
     return (mark[1], value[: mark.start()]) if mark else ("input", value)
+
+
+def needed_files(graph: Graph, declaration: Callable[[str], NodeDeclaration]) -> dict[str, str]:
+    """Return the files that upload widgets of the graph name and the engine does not list, with their kinds.
+
+    Only files of the input folder are named: a job cannot bring others.
+    """
+    found: dict[str, str] = {}
+    for node in graph.nodes.values():
+        for declared in declaration(node.class_type).inputs.values():
+            value = node.inputs.get(declared.name)
+            if not declared.uploads or not isinstance(value, str) or not value or declared.offers(value):
+                continue
+            folder, name = folder_and_name(value)
+            if folder == "input" and not _URL.match(value) and not name.startswith(_CLIPSPACE):
+                found.setdefault(name, declared.uploads)
+    return found
 
 
 def check_file(location: Location, value: Any, files: Files) -> WorkflowError | None:

@@ -65,11 +65,11 @@ async def submit(request: Request) -> Response:
             if pool != DEFAULT_POOL and pool not in context.config.gpu_pools:
                 raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
             catalogue = await context.stores.engine_info.catalogue(pool)
-            return answer(await body.aside(_converted, wanted.workflow, catalogue))
+            return answer(await body.aside(converted, wanted.workflow, catalogue))
 
 
-def _converted(document: Any, catalogue: Catalogue) -> Converted:
-    """Convert off the event loop. Raises `Problem`."""
+def converted(document: Any, catalogue: Catalogue) -> Converted:
+    """Convert a file of the editor off the event loop; a graph in API format stays unchanged. Raises `Problem`."""
     if not is_editor_file(document):
         if not isinstance(document, dict):
             raise Problem("not-a-workflow", "a workflow is a JSON object", pointer="/workflow")

@@ -197,6 +197,11 @@ async def output(request: Request) -> Response:
 
 async def workflow(request: Request) -> Response:
     """Return the graph, or with ?format=editor the file of ComfyUI's editor that it was made of."""
+    return Response(await workflow_of_job(request), media_type="application/json")
+
+
+async def workflow_of_job(request: Request) -> bytes:
+    """Return the document that the path and the query parameter `format` name. Raises `Problem`."""
     jobs, job_id = context_of(request).stores.jobs, request.path_params["job_id"]
     wanted = request.query_params.get("format", "api")
     if wanted not in ("api", "editor"):
@@ -205,7 +210,7 @@ async def workflow(request: Request) -> Response:
     document = await reading(tenant_of(request), job_id)
     if document is None:
         raise Problem("no-editor-file", "the job was submitted in API format")
-    return Response(document, media_type="application/json")
+    return document
 
 
 async def job_answer(

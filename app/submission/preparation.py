@@ -261,7 +261,7 @@ class Preparation:
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
         aside = off_loop if one_of_many else self._body.aside
-        report = await aside(self._check_graph, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        report = await aside(self.check_graph, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
@@ -280,7 +280,7 @@ class Preparation:
             warnings=await off_loop(report.warnings) if report.faults else {},
         )
 
-    def _check_graph(
+    def check_graph(
         self,
         graph: Graph,
         values: Sequence[Input],
@@ -289,6 +289,7 @@ class Preparation:
         inputs_at: str,
         workflow_at: str,
     ) -> Report:
+        """Apply the values, and validate the graph by the deployment's rules and the engine's. Raises `Problem`."""
         # The policy and the rules apply to the graph with its inputs set: an input may carry what they refuse.
         try:
             applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in values])

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from app.api.context import Context, base_url, context_of, tenant_of
 from app.api.job_view import QUICKLY_SHOWN, JobView, OutputView, job_view
+from app.api.jobs import workflow_of_job
 from app.api.webhooks import deliveries_of, redeliver_event
 from app.heavy import off_loop
 from app.streams.story import Story
@@ -18,10 +19,12 @@ from app.ui.jobs import PICTURES, run_seconds
 from app.ui.pages import page_headers, render
 from app.ui.routing import action, page, see_other
 from app.ui.snippets import snippets
+from storage.concurrency import both
 from storage.errors import LogNotFound
 from storage.jobs.models import Input, InputFile
 from storage.jobs.record import CANCELLED, JobRecord
 from storage.jobs.store import StoredJob
+from workflows.editor import positions
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
 from workflows.manifest import NamedWorkflow
@@ -36,7 +39,8 @@ VIDEOS, SOUNDS = ("video/mp4", "video/webm"), ("audio/mpeg", "audio/flac", "audi
 async def show(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     stored = await context.stores.jobs.read_with_workflow(tenant, request.path_params["job_id"])
-    record, inputs = stored.record, await context.stores.jobs.inputs(stored.record)
+    record = stored.record
+    inputs, canvas = await both(context.stores.jobs.inputs(record), _editor_file(context, record))
 
     def rendered() -> Response:
         return render(
@@ -45,7 +49,8 @@ async def show(request: Request) -> Response:
             **live_values(request, context, stored),
             values=_values(inputs, context.services.workflows.get(record.workflow_name or "")),
             files=[_file(context, file) for file in record.input_files],
-            drawing=_drawing(stored, inputs),
+            drawing=_drawing(stored, inputs, canvas),
+            is_of_editor=record.workflow_format == "editor",
             snippets=snippets(record, inputs, context.services.workflows, base_url(request)),
             has_receiver=record.webhook_url is not None,
         )
@@ -114,14 +119,21 @@ async def redeliver(request: Request) -> Response:
 
 
 async def workflow(request: Request) -> Response:
-    """Download the graph as it was submitted."""
-    context, job_id = context_of(request), request.path_params["job_id"]
-    document = await context.stores.jobs.workflow(tenant_of(request), job_id)
+    """Download the graph that ran, or with ?format=editor the file of ComfyUI's editor that it was made of."""
+    job_id = request.path_params["job_id"]
+    document = await workflow_of_job(request)
+    name = "editor" if request.query_params.get("format") == "editor" else "workflow"
     # A download, never a document of our origin: its texts are the submitter's.
-    disposition = f'attachment; filename="workflow-{job_id[:8]}.json"'
+    disposition = f'attachment; filename="{name}-{job_id[:8]}.json"'
     return Response(
         document, 200, {**page_headers(None), "content-disposition": disposition}, media_type="application/json"
     )
+
+
+async def _editor_file(context: Context, record: JobRecord) -> bytes | None:
+    if record.workflow_format != "editor":
+        return None
+    return await context.stores.jobs.editor_file(record.tenant, record.job_id)
 
 
 def live_values(request: Request, context: Context, stored: StoredJob) -> Mapping[str, Any]:
@@ -191,22 +203,21 @@ def _file(context: Context, file: InputFile) -> dict[str, Any]:
     }
 
 
-def _drawing(stored: StoredJob, inputs: tuple[Input, ...]) -> Drawing | None:
+def _drawing(stored: StoredJob, inputs: tuple[Input, ...], canvas: bytes | None) -> Drawing | None:
+    record = stored.record
     if stored.workflow is None:
         return None
     try:
-        return _draw(stored.workflow, inputs, stored.record)
+        graph = parse_graph(json.loads(stored.workflow))
     except WorkflowError:  # a graph of an earlier version's rules
         return None
-
-
-def _draw(workflow: bytes, inputs: tuple[Input, ...], record: JobRecord) -> Drawing:
-    graph = parse_graph(json.loads(workflow))
     known = [(one.node, one.field, one.value) for one in inputs if one.node in graph.nodes]
-    failed = record.error_detail.node_id if record.error_detail else None
-    makes = frozenset(output.node_id for output in record.outputs)
     return drawing_of(
-        graph.with_values(known), failed=failed, current=record.progress_details.current_node, makes=makes
+        graph.with_values(known),
+        failed=record.error_detail.node_id if record.error_detail else None,
+        current=record.progress_details.current_node,
+        makes=frozenset(output.node_id for output in record.outputs),
+        canvas=None if canvas is None else positions(json.loads(canvas)),
     )
 
 

@@ -1,41 +1,105 @@
-"""Try a graph once: pasted or read from a file, as ComfyUI exports it, with the input files that it loads."""
+"""Try a graph once: a file that ComfyUI's editor saved or exported, or that it wrote into a picture.
+
+It is checked first, without running it: what the conversion left out, what this deployment lacks, and which input files
+the job must bring. Each of these files gets a field of its own, named as the loader names it.
+"""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import context_of, json_text, principal_of, tenant_of
+from app.api.context import Context, context_of, json_text, principal_of, tenant_of
+from app.api.conversion import ConversionNote, converted
 from app.api.submissions import run_graph
+from app.auth import Principal
+from app.body import Body
 from app.heavy import off_loop
 from app.outcome import outcome_of
+from app.problems import Problem, of_report
 from app.submission.acceptance import Identity
-from app.ui.forms import form_body
+from app.submission.foreign import job_form
+from app.submission.preparation import Preparation
+from app.ui.drawing import Drawing, drawing_of
+from app.ui.forms import Form, form_body
 from app.ui.job import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
+from storage.keys import DEFAULT_POOL
+from workflows.catalogue import Catalogue
+from workflows.editor import positions
+from workflows.errors import MissingModel, UnknownNodeClass
+from workflows.graph import Graph, is_editor_file
+from workflows.input_files import needed_files
 
 MOST_SHOWN = 1024 * 1024
 """Bytes of an earlier job's graph that the form repeats."""
+MOST_FILES = 10
+"""Input files that get a field of their own."""
+UPLOAD_PREFIX, NAME_PREFIX, FILENAME_PREFIX = "upload.", "name.", "filename."
+_LACKING = (UnknownNodeClass, MissingModel)
+
+
+@dataclass(frozen=True, slots=True)
+class NeededFile:
+    """An input file that the graph loads and the job must bring. `kind` is image, video, audio or file."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a graph is here. `problem` is what keeps all of it from running, as the API words it."""
+
+    is_of_editor: bool = False
+    nodes: int = 0
+    notes: Sequence[ConversionNote] = ()
+    unknown_classes: Sequence[str] = ()
+    lacking: Sequence[str] = ()
+    """Messages about node classes and model files that the deployment does not have."""
+    faults: Sequence[str] = ()
+    """Messages about outputs that do not run, where others do."""
+    files: Sequence[NeededFile] = ()
+    is_known: bool = True
+    """Whether the engine has published its classes. Without them, only the structure is checked."""
+    problem: Problem | None = None
+    drawing: Drawing | None = None
+
+    @property
+    def can_run(self) -> bool:
+        return self.problem is None and not self.unknown_classes
 
 
 async def show(request: Request) -> Response:
     graph, job_id = "", request.query_params.get("from")
     if job_id is not None:
-        document = await context_of(request).stores.jobs.workflow(tenant_of(request), job_id)
-        graph = await off_loop(_indented, document) if len(document) <= MOST_SHOWN else ""
-    return render(request, "trial.html", graph=graph)
+        graph = await _of_job(context_of(request), tenant_of(request), job_id)
+    return render(request, "trial.html", graph=graph, checked=None)
+
+
+async def check(request: Request) -> Response:
+    """Return what the graph is here, without running it."""
+    context, fields = context_of(request), form(request)
+    try:
+        with form_body(request) as body:
+            document = await _document(request, body, fields)
+            checked = await _checked(context, principal_of(request), body, document)
+    except Problem as problem:
+        checked = Checked(problem=problem)
+    if is_fragment(request):
+        return render(request, "fragments/checked.html", checked=checked)
+    return render(request, "trial.html", graph=fields.get("graph", ""), checked=checked)
 
 
 async def run(request: Request) -> Response:
     context, fields = context_of(request), form(request)
-    media = []
-    if upload := fields.get("upload.file"):
-        name = fields.get("name", "").strip() or fields.get("filename.file") or "input.png"
-        media.append({"name": name, "upload_id": upload})
     with form_body(request) as body:
-        graph = await json_text(request, body, fields.get("graph", "").encode())
-        document = {"workflow": graph, "media": media}
+        graph = await _document(request, body, fields)
+        document = {"workflow": graph, "media": _media(fields)}
         accepted = await run_graph(context, principal_of(request), document, body, Identity(None, body.fingerprint))
     outcome_of(request.scope).jobs_accepted = 1
     if not is_fragment(request):
@@ -43,8 +107,71 @@ async def run(request: Request) -> Response:
     return render(request, "fragments/run.html", **live_values(request, context, accepted.stored))
 
 
+async def _document(request: Request, body: Body, fields: Form) -> Any:
+    """Return the graph or editor's file of the form; of a whole request of ComfyUI's API what stands in it."""
+    document = await json_text(request, body, fields.get("graph", "").encode())
+    moved = (await body.aside(job_form, document)).document
+    return moved["workflow"] if isinstance(moved, dict) and "workflow" in moved else document
+
+
+def _media(fields: Form) -> list[dict[str, str]]:
+    """Return the uploads of the form, each by the name that the graph loads, or else by the name of its file."""
+    media = []
+    for field, upload in fields.items():
+        if field.startswith(UPLOAD_PREFIX) and upload:
+            number = field.removeprefix(UPLOAD_PREFIX)
+            name = fields.get(f"{NAME_PREFIX}{number}", "").strip() or fields.get(f"{FILENAME_PREFIX}{number}", "")
+            media.append({"name": name or "input.png", "upload_id": upload})
+    return media
+
+
+async def _checked(context: Context, principal: Principal, body: Body, document: Any) -> Checked:
+    """Check as a submission does, up to the point where it would be stored. Raises `Problem`."""
+    catalogue = await context.stores.engine_info.catalogue(DEFAULT_POOL)
+    notes: Sequence[ConversionNote] = ()
+    graph = document
+    if is_editor := is_editor_file(document):
+        conversion = await body.aside(converted, document, catalogue)
+        if conversion.workflow is None:
+            return Checked(is_of_editor=True, unknown_classes=conversion.unknown_classes)
+        graph, notes = conversion.workflow, conversion.notes
+    preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
+    workflow = await preparation.workflow(graph, "", DEFAULT_POOL)
+    found = await off_loop(_checked_graph, preparation, workflow.graph, catalogue, document)
+    return replace(found, is_of_editor=is_editor, notes=notes)
+
+
+def _checked_graph(preparation: Preparation, graph: Graph, catalogue: Catalogue, document: Any) -> Checked:
+    """Check a graph as if the job brought all files that it loads. Raises `Problem`. Runs off the event loop."""
+    files = needed_files(graph, catalogue.declaration)
+    report = preparation.check_graph(graph, (), frozenset(files), catalogue, "/inputs", "")
+    return Checked(
+        nodes=len(graph.nodes),
+        lacking=[fault.message for fault in report.faults if isinstance(fault, _LACKING)],
+        faults=[] if report.is_refusal else [fault.message for fault in report.faults],
+        files=[NeededFile(name, kind) for name, kind in files.items()][:MOST_FILES],
+        is_known=catalogue.is_known,
+        problem=of_report(report, "", {}) if report.is_refusal else None,
+        drawing=drawing_of(graph, canvas=positions(document)),
+    )
+
+
+async def _of_job(context: Context, tenant: str, job_id: str) -> str:
+    """Return what a job was submitted as, for the form; empty if it is too large for that."""
+    jobs = context.stores.jobs
+    record = (await jobs.read(tenant, job_id)).record
+    document = await jobs.editor_file(tenant, job_id) if record.workflow_format == "editor" else None
+    if document is None:
+        document = await jobs.workflow(tenant, job_id)
+    return await off_loop(_indented, document) if len(document) <= MOST_SHOWN else ""
+
+
 def _indented(document: bytes) -> str:
     return json.dumps(json.loads(document), indent=2, ensure_ascii=False)
 
 
-ROUTES = (page("/try", show, "show_trial"), action("/try", run, "run_trial"))
+ROUTES = (
+    page("/try", show, "show_trial"),
+    action("/try", run, "run_trial"),
+    action("/try/check", check, "check_trial"),
+)

@@ -1,6 +1,16 @@
 """Conversion of what ComfyUI's editor saves to the API format that ComfyUI runs."""
 
 from workflows.editor.convert import Conversion, Note, convert
+from workflows.editor.positions import CanvasNode, positions
 from workflows.editor.proposals import Proposal, proposed_inputs, unknown_classes
 
-__all__ = ["Conversion", "Note", "Proposal", "convert", "proposed_inputs", "unknown_classes"]
+__all__ = [
+    "CanvasNode",
+    "Conversion",
+    "Note",
+    "Proposal",
+    "convert",
+    "positions",
+    "proposed_inputs",
+    "unknown_classes",
+]

@@ -48,6 +48,76 @@ function plain(name) {
   return name.replace(/[^\p{L}\p{N}._ -]/gu, "_").replace(/^[. ]+/, "").slice(-100) || "file";
 }
 
+function given(zone, file) {
+  if (zone.dataset.graph) read(zone, file);
+  else take(zone, file);
+}
+
+// A graph in a JSON file, or what ComfyUI wrote into a PNG. The picture itself is not sent.
+const MOST_GRAPH = 3e6;
+
+async function read(zone, file) {
+  const state = find(zone, "state");
+  const field = document.getElementById(zone.dataset.graph);
+  state.classList.remove("bad");
+  try {
+    const head = new Uint8Array(await file.slice(0, 8).arrayBuffer());
+    const isPng = String.fromCharCode(...head) === "\x89PNG\r\n\x1a\n";
+    if (!isPng && /^(image|video|audio)\//.test(file.type)) throw new Error("only of a PNG can the workflow be read here; comfyui-modal workflows convert reads WebP, FLAC and MP4 too");
+    const text = isPng ? await embedded(file) : await file.text();
+    if (text.length > MOST_GRAPH) throw new Error("it is too large for this page; send it to POST /v1/jobs");
+    field.value = text;
+    state.textContent = `${file.name} is read.`;
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  } catch (error) {
+    state.classList.add("bad");
+    state.textContent = `${file.name} was not read: ${error.message}`;
+  }
+}
+
+// The editor's file has positions and notes, so it comes before the graph that ran.
+async function embedded(file) {
+  const texts = await pngTexts(file);
+  const text = texts.workflow || texts.prompt;
+  if (!text) throw new Error("the picture has no workflow in it; ComfyUI writes one unless metadata are switched off");
+  return text;
+}
+
+async function pngTexts(file) {
+  const bytes = new Uint8Array(await file.slice(0, 64e6).arrayBuffer());
+  const view = new DataView(bytes.buffer);
+  const found = {};
+  for (let place = 8; place + 8 <= bytes.length;) {
+    const length = view.getUint32(place);
+    const kind = latin(bytes.subarray(place + 4, place + 8));
+    const body = bytes.subarray(place + 8, place + 8 + length);
+    const end = body.indexOf(0);
+    if (/^(tEXt|zTXt|iTXt)$/.test(kind) && end > 0) found[latin(body.subarray(0, end))] = await pngText(kind, body.subarray(end + 1));
+    place += 12 + length;
+  }
+  return found;
+}
+
+async function pngText(kind, rest) {
+  if (kind === "tEXt") return latin(rest);
+  if (kind === "zTXt") return latin(await inflated(rest.subarray(1)));
+  let start = 2;  // behind the language and the translated name
+  for (let names = 0; names < 2; names += 1) start = rest.indexOf(0, start) + 1;
+  const text = rest.subarray(start);
+  return new TextDecoder().decode(rest[0] ? await inflated(text) : text);
+}
+
+function latin(bytes) {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+  return text;
+}
+
+async function inflated(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
 function take(zone, file) {
   const preview = find(zone, "preview");
   if (preview.src) URL.revokeObjectURL(preview.src);
@@ -66,23 +136,19 @@ function show(preview, file) {
 }
 
 document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-read]") && event.target.files.length) {
-    const field = document.getElementById(event.target.dataset.read);
-    event.target.files[0].text().then((text) => { field.value = text; });
-  }
-  const zone = event.target.closest("[data-upload]");
-  if (zone && event.target.matches("[data-file]") && event.target.files.length) take(zone, event.target.files[0]);
+  const zone = event.target.closest("[data-upload], [data-graph]");
+  if (zone && event.target.matches("[data-file]") && event.target.files.length) given(zone, event.target.files[0]);
 });
 
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
-    const zone = event.target.closest && event.target.closest("[data-upload]");
+    const zone = event.target.closest && event.target.closest("[data-upload], [data-graph]");
     if (!zone) return;
     event.preventDefault();
     zone.classList.toggle("over", kind === "dragenter" || kind === "dragover");
     if (kind !== "drop" || !event.dataTransfer.files.length) return;
     find(zone, "file").files = event.dataTransfer.files;
-    take(zone, event.dataTransfer.files[0]);
+    given(zone, event.dataTransfer.files[0]);
   });
 }
 

@@ -7,10 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ui.drawing import HEIGHT, MOST_DRAWN, WIDTH, drawing_of
+from app.ui.drawing import HEIGHT, MOST_DRAWN, MOST_LINKS, WIDEST, WIDTH, drawing_of
+from app.ui.pages import environment
 from app.ui.snippets import snippets
 from storage.jobs.models import Input
 from tests.support.records import a_job
+from workflows.editor import positions
 from workflows.graph import Graph, Node
 from workflows.library import library
 
@@ -29,7 +31,7 @@ def test_nodes_stand_behind_what_they_read_from_and_apart(links: list[tuple[int,
     """No two boxes overlap, and without a cycle each node stands to the right of its sources."""
     forward = [(source, target) for source, target in links if source < target]
     for found in (links, forward):
-        drawing = drawing_of(graph_of(found), failed=None, current=None, makes=frozenset())
+        drawing = drawing_of(graph_of(found))
         places = {box.node_id: (box.x, box.y) for box in drawing.boxes}
         assert len(set(places.values())) == len(places) == 12
         assert all(x + WIDTH <= drawing.width and y + HEIGHT <= drawing.height for x, y in places.values())
@@ -42,8 +44,67 @@ def test_a_long_chain_and_a_large_graph_are_laid_out() -> None:
     chain = [(n, n + 1) for n in range(MOST_DRAWN - 1)]
     drawing = drawing_of(graph_of(chain, MOST_DRAWN), failed="1", current="2", makes=frozenset({"3"}))
     assert [box.state for box in drawing.boxes[:4]] == ["", "failed", "current", "output"]
-    large = drawing_of(graph_of([], MOST_DRAWN + 1), failed=None, current=None, makes=frozenset())
+    large = drawing_of(graph_of([], MOST_DRAWN + 1))
     assert (large.is_too_large, large.boxes, large.nodes) == (True, (), MOST_DRAWN + 1)
+    dense = [(source, target) for source in range(200) for target in range(source)]
+    assert len(dense) > MOST_LINKS
+    assert drawing_of(graph_of(dense, 200)).is_too_large
+
+
+def test_a_graph_of_a_thousand_nodes_is_drawn_in_bounded_text() -> None:
+    """A thousand nodes in one layer take several columns, and their SVG stays below 600 KB."""
+    drawing = drawing_of(graph_of([(0, n) for n in range(1, 1_200)], 1_200))
+    assert max(drawing.width, drawing.height) < 15_000
+    text = environment().get_template("fragments/graph.html").render(drawing=drawing)
+    assert text.count("<rect") == 1_200
+    assert len(text) < 600_000
+
+
+def a_node(node_id: int, x: float, y: float, **members: Any) -> dict[str, Any]:
+    return {"id": node_id, "type": "Class", "pos": [x, y], "size": [300, 100], **members}
+
+
+def test_the_places_of_the_editor_are_kept() -> None:
+    """Boxes stand to each other as in the editor, and a subgraph is one box with the state of what is inside it."""
+    graph = Graph(
+        {
+            "1": Node("Class", {}, {}),
+            "7:2": Node("Class", {"x": ["1", 0]}, {}),
+            "7:3": Node("Class", {"x": ["7:2", 0]}, {}),
+            "4": Node("Class", {"x": ["7:3", 0]}, {"_meta": {"title": "Last"}}),
+        }
+    )
+    nodes = [
+        a_node(1, -500, 40, flags={"collapsed": True}),
+        {**a_node(7, 0, 0), "type": "a-definition", "pos": {"0": 0, "1": 0}},
+        a_node(4, -500, 400),
+        a_node(9, 9e5, 0),
+    ]
+    file = {"nodes": nodes, "definitions": {"subgraphs": [{"id": "a-definition", "name": "Sharpen"}]}}
+    drawing = drawing_of(graph, failed="7:3", makes=frozenset({"4"}), canvas=positions(file))
+    boxes = {box.node_id: box for box in drawing.boxes}
+    assert (drawing.is_of_editor, drawing.nodes, list(boxes)) == (True, 4, ["1", "7", "4"])
+    assert boxes["1"].x == boxes["4"].x < boxes["7"].x
+    assert boxes["7"].y < boxes["1"].y < boxes["4"].y
+    assert boxes["1"].height < boxes["7"].height
+    assert [(box.title, box.state) for box in drawing.boxes] == [
+        ("Class", ""),
+        ("Sharpen", "failed"),
+        ("Last", "output"),
+    ]
+    assert [(edge.source, edge.target) for edge in drawing.edges] == [("1", "7"), ("7", "4")]
+
+
+@given(st.recursive(st.none() | st.floats() | st.integers() | st.text(max_size=3), st.lists, max_leaves=4))
+def test_no_place_of_a_file_makes_a_drawing_without_bounds(place: Any) -> None:
+    """Whatever a file has as a position or a size, the drawing is finite; without places it is laid out in layers."""
+    graph = graph_of([(0, 1)], 2)
+    for members in ({"pos": place}, {"pos": [0, 0], "size": place}, {"pos": [place, 1]}):
+        file = {"nodes": [a_node(0, 0, 0), {**a_node(1, 0, 0), **members}, place], "definitions": place}
+        drawing = drawing_of(graph, canvas=positions(file))
+        assert len(drawing.boxes) == 2
+        assert 0 < max(drawing.width, drawing.height) <= 2 * WIDEST
+    assert positions(place) == {}
 
 
 @given(st.text(max_size=40))

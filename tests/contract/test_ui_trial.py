@@ -1,0 +1,107 @@
+"""A graph is tried by the pages: checked without running, converted, and drawn."""
+
+import html
+import json
+from typing import Any
+
+import pytest
+
+from tests.compare_editor.cases import OBJECT_INFO, Draft, Json
+from tests.support.api_server import BLUE, PNG, Api
+from tests.support.browsers import HERE, logged_in
+from tests.support.graphs import node, publish, saved
+
+pytestmark = pytest.mark.anyio
+
+CAN_RUN = "It can run here"
+PHOTO = {"1": node("LoadImage", image="my cat.png"), "2": saved()}
+UNCONNECTED = node("SaveImage", filename_prefix="x")
+
+
+def picture(*classes: str) -> Json:
+    """Return a file of the editor with a source, a muted node and an output, and nodes of further classes."""
+    draft = (
+        Draft().node(1, "DemoSource").node(2, "SaveImage", ("pic",), title="Result").node(3, "DemoInt", (4,), mode=2)
+    )
+    for number, name in enumerate(classes, 10):
+        draft.node(number, name)
+    return draft.link(1, 1, 2, "images", "IMAGE").document()
+
+
+@pytest.mark.parametrize(
+    ("graph", "words", "absent"),
+    [
+        (BLUE, [CAN_RUN, "2 nodes", "EmptyImage"], ["Input file"]),
+        ({"prompt": BLUE, "client_id": "x"}, [CAN_RUN], []),
+        (PHOTO, [CAN_RUN, "Input file", "my cat.png"], ["does not bring"]),
+        ({"1": node("Nothing")}, ["lacks what the graph needs", "Nothing"], [CAN_RUN]),
+        ({**BLUE, "3": UNCONNECTED}, ["Some of its outputs do not run", "images"], [CAN_RUN]),
+        ({"3": UNCONNECTED}, ["What to do", "images"], [CAN_RUN]),
+        ({}, ["What to do", "no nodes"], [CAN_RUN]),
+        ("{", ["What to do", "line 1"], [CAN_RUN]),
+    ],
+)
+async def test_a_graph_is_checked_before_it_runs(
+    memory_api: Api, graph: Any, words: list[str], absent: list[str]
+) -> None:
+    """The check says in the API's words what is wrong or missing and which files to bring, and stores no job."""
+    await publish(memory_api.stores)
+    text = graph if isinstance(graph, str) else json.dumps(graph)
+    async with logged_in(memory_api) as browser:
+        fields = {"csrf": await browser.token(), "graph": text}
+        answer = await browser.post("/ui/try/check", fields)
+        assert answer.status_code == 200
+        page = html.unescape(answer.text)
+        assert [word for word in words if word not in page] == []
+        assert [word for word in absent if word in page] == []
+        assert f">{text}</textarea>" in page
+        fragment = await browser.post("/ui/try/check", fields, {"origin": HERE, "hx-request": "true"})
+        assert (fragment.status_code, "<form" in fragment.text) == (200, False)
+    assert not [key for key in await memory_api.keys() if "/jobs/" in key]
+
+
+async def test_a_graph_brings_the_files_that_it_loads(memory_api: Api) -> None:
+    """Each file that the check names goes with the job under the name that the graph loads, whatever its own name."""
+    await publish(memory_api.stores)
+    async with logged_in(memory_api) as browser:
+        token = await browser.token()
+        upload = {"csrf": token, "size_bytes": str(len(PNG)), "content_type": "image/png", "filename": "IMG_1.png"}
+        made = (await browser.post("/ui/uploads", upload)).json()
+        key = f"tenants/default/uploads/{made['upload_id']}/data"
+        await memory_api.objects.create(key, PNG, content_type="image/png")
+        fields = {"csrf": token, "graph": json.dumps(PHOTO), "name.1": "my cat.png", "filename.1": "IMG_1.png"}
+        started = await browser.post("/ui/try", fields | {"upload.1": made["upload_id"]})
+        assert started.status_code == 303, started.text
+        record = (await memory_api.stores.jobs.read("default", started.headers["location"].rsplit("/", 1)[-1])).record
+        assert [file.name for file in record.input_files] == ["my cat.png"]
+        refused = await browser.post("/ui/try", fields)
+        assert (refused.status_code, "does not bring" in refused.text) == (422, True)
+
+
+async def test_a_file_of_the_editor_is_converted_drawn_and_kept(memory_api: Api) -> None:
+    """A file of the editor is checked with its notes, runs, is drawn by its positions, and is downloaded unchanged."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    file = picture()
+    async with logged_in(memory_api) as browser:
+        token = await browser.token()
+        page = html.unescape((await browser.post("/ui/try/check", {"csrf": token, "graph": json.dumps(file)})).text)
+        assert f"{CAN_RUN}.</b> 2 nodes, converted from the editor's file" in page
+        assert "left out, because it is muted" in page
+        lacking = (await browser.post("/ui/try/check", {"csrf": token, "graph": json.dumps(picture("PackA"))})).text
+        assert ("PackA" in lacking, CAN_RUN in lacking) == (True, False)
+        job = (await browser.post("/ui/try", {"csrf": token, "graph": json.dumps(file)})).headers["location"]
+        page = html.unescape((await browser.get(job)).text)
+        assert "2 nodes, as on the editor's canvas" in page
+        saved_file = await browser.get(f"{job}/workflow?format=editor")
+        assert saved_file.json() == file
+        assert saved_file.headers["content-disposition"].startswith("attachment;")
+        assert "DemoInt" in (await browser.get(f"/ui/try?from={job.rsplit('/', 1)[-1]}")).text
+
+
+async def test_the_file_of_a_graph_without_one_is_a_problem(memory_api: Api) -> None:
+    """A job of a graph in API format has no editor's file: the page offers none, and its address is a 404."""
+    async with logged_in(memory_api) as browser:
+        fields = {"csrf": await browser.token(), "graph": json.dumps(BLUE)}
+        job = (await browser.post("/ui/try", fields)).headers["location"]
+        assert "format=editor" not in (await browser.get(job)).text
+        assert (await browser.get(f"{job}/workflow?format=editor")).status_code == 404
