@@ -58,6 +58,9 @@ def check_segment(value: str) -> str:
     return value
 
 
+_UPLOAD_DATA = re.compile(r"tenants/[^/]+/uploads/([^/]+)/data")
+
+
 def root(prefix: str) -> str:
     """Return the prefix of every key: `a/` for `a`, `/a` and `a/`; an empty string for no prefix."""
     name = prefix.strip("/")
@@ -159,6 +162,12 @@ def upload(tenant: str, upload_id: str) -> str:
 
 def upload_data(tenant: str, upload_id: str) -> str:
     return upload_prefix(tenant, upload_id) + "data"
+
+
+def upload_of(key: str) -> str | None:
+    """Return the id of the upload whose bytes are under the key; None for another key."""
+    found = _UPLOAD_DATA.fullmatch(key)
+    return found and found[1]
 
 
 def upload_uses(tenant: str, upload_id: str) -> str:

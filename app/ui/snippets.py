@@ -9,11 +9,14 @@ from typing import Any
 
 from storage.jobs.models import Input
 from storage.jobs.record import JobRecord
+from storage.keys import upload_of
 from workflows.manifest import NamedWorkflow
 
 KEY = "COMFYUI_MODAL_API_KEY"
+UPLOAD = "…"
+"""Stands for the upload of a file that came with the job in another way, as base64 or from a URL."""
 MOST_VALUES = 16 * 1024
-"""Characters of a job's inputs that the code repeats. A longer job is repeated from files."""
+"""Characters of a job's inputs that the code repeats. Of a job with more, it asks the API to repeat the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,18 @@ def snippets(
 ) -> list[Snippet]:
     """Return the code. It reads the key from the environment and never contains one."""
     named = workflows.get(record.workflow_name or "")
+    uploads = {file.name: upload_of(file.key) or UPLOAD for file in record.input_files}
     body: dict[str, Any]
     if named is not None:
-        path, body = f"/v1/workflows/{named.name}/jobs", {"inputs": _named(named, inputs)}
+        path, body = f"/v1/workflows/{named.name}/jobs", {"inputs": _named(named, inputs, uploads)}
     else:
         values = [one.model_dump() for one in inputs]
         path, body = "/v1/jobs", {"workflow": "…", **({"inputs": values} if values else {})}
-        body |= {"media": [_medium(file.name) for file in record.input_files]} if record.input_files else {}
+        body |= {"media": [{"name": name, "upload_id": upload} for name, upload in uploads.items()]} if uploads else {}
     if record.metadata:
         body["metadata"] = dict(record.metadata)
     if len(json.dumps(body)) > MOST_VALUES:
-        body = {"inputs": "…"} if named is not None else {"workflow": "…"}
+        return _retries(base, record.job_id)
     of_graph = named is None
     return [
         Snippet("curl", _curl(base, path, body, record.job_id, of_graph=of_graph)),
@@ -46,19 +50,31 @@ def snippets(
     ]
 
 
-def _named(workflow: NamedWorkflow, inputs: Sequence[Input]) -> dict[str, Any]:
+def _retries(base: str, job_id: str) -> list[Snippet]:
+    """Return the code that has the API submit the job again."""
+    url = f"{base}/v1/jobs/{job_id}/retry"
+    auth = f'-H "Authorization: Bearer ${KEY}"'
+    return [
+        Snippet("curl", f"curl -X POST {shlex.quote(url)} {auth}"),
+        Snippet("Python", _python_client(base, "import os", f"job = client.retry({job_id!r})")),
+        Snippet(
+            "TypeScript",
+            _fetched(url, f"{{ Authorization: `Bearer ${{process.env.{KEY}}}` }}", "method: 'POST', headers"),
+        ),
+    ]
+
+
+def _named(workflow: NamedWorkflow, inputs: Sequence[Input], uploads: Mapping[str, str]) -> dict[str, Any]:
     """Return the job's values by the names of the workflow's inputs."""
     given = {(one.node, one.field): one.value for one in inputs}
     found: dict[str, Any] = {}
     for name, named in workflow.manifest.inputs.items():
         place = next(named.targets())
         if place in given:
-            found[name] = _medium(str(given[place]), key="filename") if named.is_file else given[place]
+            file = str(given[place])
+            medium = {"filename": file, "upload_id": uploads.get(file, UPLOAD)}
+            found[name] = medium if named.is_file else given[place]
     return found
-
-
-def _medium(name: str, key: str = "name") -> dict[str, str]:
-    return {key: name, "upload_id": "…"}
 
 
 def _curl(base: str, path: str, body: Mapping[str, Any], job_id: str, *, of_graph: bool) -> str:
@@ -80,16 +96,19 @@ def _python(base: str, body: Mapping[str, Any], record: JobRecord, *, of_graph: 
     if of_graph:
         options |= {"inputs": body["inputs"]} if "inputs" in body else {}
         # The page offers the graph under this name.
-        start = (
-            f'graph = json.loads(Path("workflow-{record.job_id[:8]}.json").read_text())\n    job = client.submit(graph'
-        )
+        file = f'Path("workflow-{record.job_id[:8]}.json")'
+        start = f"graph = json.loads({file}.read_text())  # this page offers it\n    job = client.submit(graph"
     else:
         start = f"job = client.submit_named({record.workflow_name!r}, {_literal(body['inputs'])}"
     imports = "import json\nimport os\nfrom pathlib import Path" if of_graph else "import os"
     more = "".join(f",\n        {name}={_literal(value)}" for name, value in options.items())
+    return _python_client(base, imports, f"{start}{more})")
+
+
+def _python_client(base: str, imports: str, submission: str) -> str:
     return (
         f"{imports}\n\nfrom comfyui_modal_client import Client\n\n"
-        f'with Client({base!r}, os.environ["{KEY}"]) as client:\n    {start}{more})\n'
+        f'with Client({base!r}, os.environ["{KEY}"]) as client:\n    {submission}\n'
         '    job = client.wait(job["job_id"])\n    client.download_all(job["job_id"], "outputs")'
     )
 
@@ -100,16 +119,20 @@ def _literal(value: Any) -> str:
 
 def _typescript(base: str, path: str, body: Mapping[str, Any], job_id: str, *, of_graph: bool) -> str:
     document = json.dumps(body, ensure_ascii=False, indent=2)
-    head = (
-        f"const headers = {{ Authorization: `Bearer ${{process.env.{KEY}}}`, 'Content-Type': 'application/json' }};\n"
-    )
+    headers = f"{{ Authorization: `Bearer ${{process.env.{KEY}}}`, 'Content-Type': 'application/json' }}"
+    before = ""
     if of_graph:
         graph = json.dumps(f"{base}/v1/jobs/{job_id}/workflow")
-        head += f"const workflow = await (await fetch({graph}, {{ headers }})).json();\n"
+        before = f"const workflow = await (await fetch({graph}, {{ headers }})).json();\n"
         document = document.replace('"workflow": "…"', "workflow", 1)
+    options = f"method: 'POST', headers, body: JSON.stringify({document}),"
+    return _fetched(f"{base}{path}", headers, options, before)
+
+
+def _fetched(url: str, headers: str, options: str, before: str = "") -> str:
     return (
-        f"{head}const answer = await fetch({json.dumps(f'{base}{path}')}, {{\n"
-        f"  method: 'POST', headers, body: JSON.stringify({document}),\n}});\n"
+        f"const headers = {headers};\n{before}"
+        f"const answer = await fetch({json.dumps(url)}, {{\n  {options}\n}});\n"
         "const job = await answer.json();\n"
         "if (!answer.ok) throw new Error(`${job.title}: ${job.detail}`);"
     )

@@ -1,6 +1,7 @@
 """The pages from outside: a real Chromium, a real `up` with the lite engine, and nothing else."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.async_api import Page
 
 from tests.support.chromium import DESKTOP, PHONE, WAIT_MS, Visit, chromium, needs_chromium
@@ -68,6 +70,7 @@ async def test_somebody_who_knows_the_pages_alone_gets_a_picture(running: Up, tm
         assert await page.input_value("#input-width") == "80"
         await page.goto(f"{running.connection['api_url']}/ui/jobs")
         await _until(page, "document.querySelector('.jobs .thumb img').naturalWidth > 0")
+        await _a_picture_has_its_graph(page, tmp_path)
         _was_good(visit, running)
 
 
@@ -177,6 +180,24 @@ async def test_no_page_is_wider_than_a_phone_or_hard_to_use(running: Up) -> None
                 found = (await Axe().run(page)).response["violations"]
                 assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in SERIOUS] == [], name
         _was_good(visit, running)
+
+
+async def _a_picture_has_its_graph(page: Page, folder: Path) -> None:
+    """Check that a graph is read from each form of text in a PNG, without a request that sends the picture."""
+    await page.click("nav >> text=Workflows")
+    await page.click("text=Try a graph")
+    for number in range(3):
+        # Chromium says nothing when the same file is chosen again.
+        path, texts = folder / f"made-{number}.png", PngInfo()
+        text = json.dumps({**BLUE, "2": {**SAVE, "_meta": {"title": f"form {number} é"}}})
+        if number == 2:
+            texts.add_itxt("prompt", text, zip=True)
+        else:
+            texts.add_text("prompt", text, zip=number == 1)
+        Image.new("RGB", (4, 4)).save(path, pnginfo=texts)
+        await page.set_input_files("#graph-file", path)
+        await page.wait_for_selector(f"#checked svg >> text=form {number} é", state="attached")
+    assert "It can run here" in await page.inner_text("#checked")
 
 
 async def _until(page: Page, condition: str) -> None:

@@ -83,10 +83,12 @@ class Follower {
 
 // The drawing of the graph is as old as the page: marks the node that runs, and those that have made outputs since.
 function markGraph(current) {
-  const makers = new Set([...document.querySelectorAll("[data-made-by]")].map((output) => output.dataset.madeBy));
+  const makers = [...document.querySelectorAll("[data-made-by]")].map((output) => output.dataset.madeBy);
   for (const node of document.querySelectorAll("svg [data-node]")) {
-    node.classList.toggle("current", node.dataset.node === current);
-    if (makers.has(node.dataset.node)) node.classList.add("output");
+    // On the editor's canvas the box of a subgraph stands for all nodes inside it, such as 12:5 for 12.
+    const has = (id) => id === node.dataset.node || id?.startsWith(`${node.dataset.node}:`);
+    node.classList.toggle("current", Boolean(has(current)));
+    if (makers.some(has)) node.classList.add("output");
   }
 }
 

@@ -210,3 +210,8 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 });
 
 document.addEventListener("htmx:beforeSwap", () => { document.getElementById("notice").replaceChildren(); });
+
+// Files that were chosen before this script was there, or that the browser has kept over a reload.
+for (const input of document.querySelectorAll("[data-file]")) {
+  if (input.files.length) given(input.closest("[data-upload], [data-graph]"), input.files[0]);
+}
