@@ -14,6 +14,7 @@ from app import __version__, problems
 from app.api import (
     batches,
     conversion,
+    inspection,
     job_events,
     jobs,
     limits,
@@ -93,7 +94,7 @@ GROUPS = (
         "Workflows",
         "Run a graph by its name, with typed inputs instead of nodes.",
         "how-to/workflows",
-        (*conversion.OPERATIONS, *workflows.OPERATIONS),
+        (*conversion.OPERATIONS, *inspection.OPERATIONS, *workflows.OPERATIONS),
     ),
     Group(
         "Nodes and models",

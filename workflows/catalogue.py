@@ -153,6 +153,14 @@ class Catalogue:
             self._declared[class_type] = declared(self._info[class_type])
         return self._declared[class_type]
 
+    def pack(self, class_type: str) -> str | None:
+        """Return the folder of the custom nodes that a class comes from; None for ComfyUI's own classes."""
+        described = (self._info or {}).get(class_type)
+        module = described.get("python_module") if isinstance(described, Mapping) else None
+        if not isinstance(module, str) or not self.declaration(class_type).is_custom or "." not in module:
+            return None
+        return module.split(".")[1]
+
     def _check_classes(self, graph: Graph) -> list[WorkflowError]:
         if self._info is None:
             return []

@@ -113,7 +113,7 @@ def models_of(catalogue: Catalogue) -> tuple[Model, ...]:
             if about.is_custom:
                 custom.append((name, loader))
             else:
-                listed.setdefault((_folder(loader), name), []).append(loader)
+                listed.setdefault((folder_of_loader(loader.class_type, loader.input), name), []).append(loader)
     folders: dict[str, list[tuple[str | None, str]]] = {}
     for place in listed:
         folders.setdefault(place[1], []).append(place)
@@ -133,9 +133,10 @@ def _listed_models(class_type: str, about: NodeDeclaration) -> Iterator[tuple[st
                     yield choice, Loader(class_type, declared.name)
 
 
-def _folder(loader: Loader) -> str | None:
-    plain = loader.input.rstrip("0123456789")  # clip_name1 of DualCLIPLoader
-    return _FOLDERS.get(f"{loader.class_type}.{loader.input}") or _FOLDERS.get(plain)
+def folder_of_loader(class_type: str, name: str) -> str | None:
+    """Return the models folder that an input of one of ComfyUI's own loaders lists, or None if it is no such input."""
+    plain = name.rstrip("0123456789")  # clip_name1 of DualCLIPLoader
+    return _FOLDERS.get(f"{class_type}.{name}") or _FOLDERS.get(plain)
 
 
 def _names_a_file(name: str) -> bool:

@@ -6,7 +6,7 @@ The file may be a picture, sound or film that ComfyUI made: it has the workflow 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,14 +14,21 @@ from infra.cli.arguments import Target
 from infra.cli.output import FAILED, Json, Refused, Terminal, print_json
 from infra.cli.submission import load, read_json, refusal
 
+if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
+    from workflows.catalogue import Catalogue
+
+
+EditorFile = Annotated[Path, Parameter(help="What the editor saved, or a picture, sound or film that ComfyUI made.")]
+ObjectInfo = Annotated[
+    Path | None, Parameter(help="A recorded answer of ComfyUI's GET /object_info, to need no deployment.")
+]
+_RECORD = "record it with: curl COMFYUI/object_info"
+
 
 def convert(
-    file: Annotated[Path, Parameter(help="What the editor saved, or a picture, sound or film that ComfyUI made.")],
+    file: EditorFile,
     *,
-    object_info: Annotated[
-        Path | None,
-        Parameter(help="A recorded answer of ComfyUI's GET /object_info, to convert without a deployment."),
-    ] = None,
+    object_info: ObjectInfo = None,
     out: Annotated[Path | None, Parameter(help="Where to write the graph; default: standard output.")] = None,
     target: Target = Target(),
 ) -> int | None:
@@ -31,8 +38,21 @@ def convert(
     and title.
     """
     document = load(file, prefer="workflow")
+    converted = converted_by(document, object_info, target)
+    workflow = converted["workflow"]
+    if workflow is None:
+        return FAILED
+    _write(workflow, out)
+    return None
+
+
+def converted_by(document: Json, object_info: Path | None, target: Target) -> Json:
+    """Convert by a recorded object_info or the deployment, and print the notes. Raises `Refused`.
+
+    `workflow` of what is returned is None if classes are unknown, which have been printed then.
+    """
     if object_info is not None:
-        converted = _offline(document, read_json(object_info, "record it with: curl COMFYUI/object_info"))
+        converted = _offline(document, catalogue_of(object_info))
     else:
         with target.client() as client:
             converted = client.convert_workflow(document)
@@ -43,24 +63,28 @@ def convert(
         console.print_line(f"unknown class: {name}")
     if converted["workflow"] is None:
         console.print_line("  → install the custom nodes that provide these classes, or remove the nodes")
-        return FAILED
-    _write(converted["workflow"], out)
-    return None
+    return converted
 
 
-def _offline(document: Json, object_info: Any) -> Json:
-    """Convert without a deployment, with the members of the API's answer. Raises `Refused`."""
+def catalogue_of(path: Path) -> "Catalogue":
+    """Read a recorded object_info. Raises `Refused`."""
     from workflows.catalogue import Catalogue
+
+    object_info = read_json(path, _RECORD)
+    if not isinstance(object_info, dict):
+        raise refusal("--object-info is not a JSON object", _RECORD)
+    return Catalogue(object_info)
+
+
+def _offline(document: Json, catalogue: "Catalogue") -> Json:
+    """Convert without a deployment, with the members of the API's answer. Raises `Refused`."""
     from workflows.editor import convert as convert_document
     from workflows.editor import unknown_classes
     from workflows.errors import WorkflowError
     from workflows.graph import is_editor_file
 
-    if not isinstance(object_info, dict):
-        raise refusal("--object-info is not a JSON object", "record it with: curl COMFYUI/object_info")
     if not is_editor_file(document):
         return {"workflow": document, "notes": [], "unknown_classes": []}
-    catalogue = Catalogue(object_info)
     try:
         unknown = unknown_classes(document, catalogue)
         if unknown:

@@ -1,4 +1,4 @@
-"""`comfyui-modal workflows list`, `workflows show` and `workflows convert`."""
+"""`comfyui-modal workflows list` and `workflows show`; `convert`, `inspect` and `add` have modules of their own."""
 
 import json
 
@@ -10,6 +10,12 @@ from infra.cli.output import Json, Terminal, print_json
 workflows = App(name="workflows")
 workflows.command(
     "infra.cli.conversion:convert", name="convert", help="Convert a file of ComfyUI's editor to the API format."
+)
+workflows.command(
+    "infra.cli.inspection:inspect", name="inspect", help="List what a workflow needs, and what is lacking for it."
+)
+workflows.command(
+    "infra.cli.adding:add", name="add", help="Make a workflow that can be run by name of a file of ComfyUI's editor."
 )
 
 

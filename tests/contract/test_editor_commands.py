@@ -14,6 +14,7 @@ from infra.cli.output import FAILED, REFUSED
 from infra.cli.root import main
 from tests.compare_editor.cases import OBJECT_INFO, Draft
 from tests.support.api_server import KEY, Api
+from workflows.library import library
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +116,54 @@ async def test_run_takes_the_editors_file(memory_api: Api, typed: Typed, saved: 
     assert code == 0
     job = (await memory_api.client.get(f"/v1/jobs/{printed.split()[0]}")).json()
     assert job["workflow_format"] == "editor"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+async def test_a_named_workflow_is_made_of_a_file(
+    memory_api: Api, typed: Typed, saved: Path, recorded: Path, tmp_path: Path, offline: bool
+) -> None:
+    """`workflows add` writes a graph and a manifest that the API loads, names the next step, and overwrites nothing."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    folder, source = tmp_path / "mine", (["--object-info", str(recorded)] if offline else [])
+    command = ("workflows", "add", str(saved), "--name", "poster", "--out", str(folder), *source)
+    code, printed, _ = await typed(*command)
+    assert (code, f"COMFYUI_MODAL_WORKFLOWS_DIR={folder}" in printed) == (0, True)
+    assert "comfyui-modal run poster" in printed
+    workflow = library(folder)["poster"]
+    assert workflow.graph.keys() == {"1", "2", "3"}
+    manifest = folder / "poster.toml"
+    assert "#[inputs.filename_prefix]" in manifest.read_text()
+    manifest.write_text("changed")
+    code, _, errors = await typed(*command)
+    assert (code, "is not overwritten" in errors, manifest.read_text()) == (REFUSED, True, "changed")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("still", "shipped"), ("A b", "no name"), ("../x", "no name")])
+async def test_a_name_that_no_workflow_can_have_is_refused(
+    typed: Typed, saved: Path, recorded: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    """A name is refused before anything is written."""
+    out = tmp_path / "mine"
+    command = ("workflows", "add", str(saved), "--name", name, "--out", str(out), "--object-info", str(recorded))
+    code, _, errors = await typed(*command)
+    assert (code, reason in errors, out.exists()) == (REFUSED, True, False)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+async def test_a_workflow_is_inspected(
+    memory_api: Api, typed: Typed, tmp_path: Path, recorded: Path, offline: bool
+) -> None:
+    """`workflows inspect` lists packs and models, and what is lacking, from the deployment or a recording."""
+    await memory_api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+    noted = {"models": [{"name": "a.safetensors", "directory": "loras", "url": "https://example.com/a.safetensors"}]}
+    saved = tmp_path / "other.json"
+    draft = Draft().node(1, "DemoWord", ("a.safetensors", 1), properties=noted)
+    saved.write_text(json.dumps(draft.node(2, "PackNode", properties={"aux_id": "me/pack"}).document()))
+    source = ["--object-info", str(recorded)] if offline else []
+    code, printed, _ = await typed("workflows", "inspect", str(saved), *source)
+    assert code == 0
+    assert "  me/pack: PackNode" in printed
+    assert "  lacking  loras/a.safetensors  https://example.com/a.safetensors" in printed
+    assert "lacks the node classes PackNode" in printed
+    code, printed, _ = await typed("workflows", "inspect", str(saved), "--json", *source)
+    assert (code, json.loads(printed)["missing_classes"]) == (0, ["PackNode"])

@@ -131,6 +131,53 @@ async def test_batches_take_the_file(published: Api) -> None:
         assert sorted(one.status_code for one in kept) == ([200, 200] if "workflow" in body else [200, 404])
 
 
+async def test_a_workflow_is_inspected(published: Api) -> None:
+    """The answer has the packs, the outputs and the proposed inputs of a file or a graph, and what is missing."""
+    document = picture(extra={"linearData": {"inputs": [[2, "filename_prefix"]]}})
+    shown = await post(published, "/v1/workflows/inspect", document, 200)
+    assert (shown["format"], shown["missing_classes"], shown["refusal"]) == ("editor", [], None)
+    (only,) = shown["inputs"]
+    assert (only["name"], only["type"], only["places"], only["source"]) == (
+        "filename_prefix",
+        "string",
+        ["2.filename_prefix"],
+        "app",
+    )
+    assert shown["outputs"] == [{"node": "2", "class_type": "SaveImage", "title": "Result"}]
+    shown = await post(published, "/v1/workflows/inspect", {"workflow": GRAPH}, 200)
+    assert (shown["format"], shown["packs"][0]["registry_id"]) == ("api", "comfy-core")
+
+
+async def test_inspection_names_models_and_their_sources(published: Api) -> None:
+    """A model has the URL that the file names, and is missing if no loader of the deployment lists it."""
+    noted = {"name": "a.safetensors", "directory": "loras", "url": "https://huggingface.co/a/b/resolve/main/a"}
+    document = Draft().node(1, "DemoWord", ("a.safetensors", 1), properties={"models": [noted]}).document()
+    shown = await post(published, "/v1/workflows/inspect", document, 200)
+    assert shown["models"] == [
+        {
+            "folder": "loras",
+            "file": "a.safetensors",
+            "url": noted["url"],
+            "sha256": None,
+            "classes": ["DemoWord"],
+            "is_present": False,
+        }
+    ]
+    assert shown["missing_models"] == ["loras/a.safetensors"]
+
+
+async def test_what_cannot_be_inspected_is_a_problem(memory_api: Api) -> None:
+    """Without an engine the packs are listed, with the reason why there are no inputs; other JSON is refused."""
+    shown = await post(memory_api, "/v1/workflows/inspect", picture(), 200)
+    assert (shown["packs"][0]["missing"], shown["inputs"]) == (None, [])
+    assert "not known yet" in shown["refusal"]["detail"]
+    for document, kind in (({"workflow": {"nodes": [1]}}, "bad-editor-file"), ({"workflow": 3}, "not-a-workflow")):
+        shown = await post(memory_api, "/v1/workflows/inspect", document, 422)
+        assert shown["type"].endswith(kind)
+    shown = await post(memory_api, "/v1/workflows/inspect", {"workflow": GRAPH, "gpu": "none"}, 422)
+    assert shown["type"].endswith("unknown-gpu")
+
+
 async def test_comfy_api_v2_keeps_its_refusal(published: Api) -> None:
     """The official API's contract refuses the editor's format by its own code."""
     answer = await published.client.post("/api/v2/jobs", json={"workflow": picture()})

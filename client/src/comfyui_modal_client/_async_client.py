@@ -194,6 +194,9 @@ class AsyncClient:
     async def convert_workflow(self, document: Json) -> Json:
         return await self._run(op.answer_of(op.Call("POST", "/v1/workflows/convert", json={"workflow": document})))
 
+    async def inspect_workflow(self, document: Json) -> Json:
+        return await self._run(op.answer_of(op.Call("POST", "/v1/workflows/inspect", json={"workflow": document})))
+
     # Webhooks
 
     async def test_webhook(self, url: str) -> Json:

@@ -284,6 +284,14 @@ class Client:
         """
         return self._run(op.answer_of(op.Call("POST", "/v1/workflows/convert", json={"workflow": document})))
 
+    def inspect_workflow(self, document: Json) -> Json:
+        """Return what a workflow needs, and what the deployment lacks for it.
+
+        `packs` and `models` are what it names, `inputs` and `outputs` those of its graph; `missing_classes` and
+        `missing_models` are what the deployment does not have.
+        """
+        return self._run(op.answer_of(op.Call("POST", "/v1/workflows/inspect", json={"workflow": document})))
+
     # Webhooks
 
     def test_webhook(self, url: str) -> Json:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.api.conversion import ConversionRequest
+from app.api.inspection import InspectionRequest
 from app.api.uploads import UploadRequest
 from app.api.webhooks import ReplayRequest, WebhookTestRequest
 from app.openapi import OPERATIONS
@@ -41,6 +42,7 @@ BODIES: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (JobRequest, JOB),
     (BatchRequest, {"workflow": GRAPH, "input_sets": [INPUTS], "jobs": [JOB], **OPTIONS}),
     (ConversionRequest, {"workflow": GRAPH, "gpu": "h100"}),
+    (InspectionRequest, {"workflow": GRAPH, "gpu": "h100"}),
     (UploadRequest, {"size_bytes": 1, "content_type": "image/png", "filename": "a.png"}),
     (WebhookTestRequest, {"url": "https://a.example/hook"}),
     (ReplayRequest, {"event_ids": ["a"]}),
