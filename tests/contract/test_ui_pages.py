@@ -244,21 +244,6 @@ async def test_the_list_of_jobs_costs_one_page_however_many_there_are(clock: Man
             assert bucket.take().requests == Counter({"LIST": 5, "GET": 25})
 
 
-async def test_usage_adds_up_the_jobs(memory_api: Api, clock: ManualClock) -> None:
-    """The page of usage shows jobs, failures and seconds by day and by workflow."""
-    await submit(memory_api)
-    claimed = await memory_api.queue.claim("default", "w")
-    assert claimed is not None
-    clock.set(clock.now() + timedelta(seconds=90))
-    now = clock.now()
-    await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
-    async with logged_in(memory_api) as browser:
-        page = (await browser.get("/ui/usage")).text
-    assert "own graphs" in page
-    assert "1 min 30 s" in page
-    assert json.dumps(now.date().isoformat())[1:-1] in page
-
-
 async def test_a_key_sees_only_what_it_may_do(memory_api: Api) -> None:
     """A page has no form or link for an action that the key's scopes do not allow, except the logout."""
     acme = await memory_api.client_of("acme")

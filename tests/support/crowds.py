@@ -6,11 +6,12 @@ They are written with the product's own keys and records, because a submission f
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.jobs.index import list_key, queue_key, status_key
-from storage.jobs.models import Runtime
+from storage.jobs.models import Output, Runtime
 from storage.jobs.record import JobRecord
 from storage.jobs.timers import job_timer
 from tests.support.records import a_job
@@ -30,16 +31,23 @@ async def fill_queued(objects: ObjectStore, count: int, now: datetime) -> None:
 
 async def fill_finished(objects: ObjectStore, count: int, now: datetime) -> None:
     """Write jobs that ended an hour ago: their list entries, their timers, and the records of the newest."""
-    records = [_completed(now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
+    records = [completed(now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
     indexed = dict.fromkeys((list_key(record) for record in records), b"")
     indexed |= dict.fromkeys((_timer_key(record) for record in records), b"")
     await _put_all(objects, indexed | _bodies(records[-READ:]))
 
 
-def _completed(created_at: datetime) -> JobRecord:
-    queued = a_job(created_at=created_at)
+async def fill_listed(objects: ObjectStore, records: Sequence[JobRecord], *, read: int | None = None) -> None:
+    """Write the entries of these jobs in the lists, and the records of the last `read` of them, or of all."""
+    indexed = dict.fromkeys((key(record) for record in records for key in (list_key, status_key)), b"")
+    await _put_all(objects, indexed | _bodies(records[-read:] if read else records))
+
+
+def completed(created_at: datetime, *, outputs: Sequence[Output] = (), **fields: Any) -> JobRecord:
+    """Return a job that ended when it was created; its other fields may be set."""
+    queued = a_job(created_at=created_at, **fields)
     running = queued.claim(worker="w", now=created_at, lease_s=60, runtime=Runtime(worker="w"))
-    return running.complete(attempt=1, now=created_at, outputs=())
+    return running.complete(attempt=1, now=created_at, outputs=tuple(outputs))
 
 
 def _timer_key(record: JobRecord) -> str:
