@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 STEP, WIDTH, LEFT = 24, 18, 4
 """Pixels from bar to bar, of a bar, and before the first."""
-TOP, BASE, BOTTOM = 22, 130, 152
-"""Pixels from above: the tip of the tallest bar, the foot of all, and the end of the picture."""
+TOP, BASE = 22, 130
+"""Pixels from above: the tip of the tallest bar, and the foot of all."""
 
 
 @dataclass(frozen=True, slots=True)
