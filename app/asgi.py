@@ -19,7 +19,8 @@ from app.batch_state import BatchWatch
 from app.body.large import LargeBodies, TenantCount
 from app.comfy_v2 import routes as comfy_v2
 from app.comfy_v2.middleware import ComfyV2Middleware
-from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware
+from app.loop_shares import LoopShares
+from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware, LoopShareMiddleware
 from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
 from app.services import Services
@@ -73,6 +74,7 @@ def create_app(services: Services) -> Starlette:
             *([Middleware(SessionMiddleware, sessions=sessions, door=door)] if config.ui else []),
             Middleware(AuthMiddleware, door=door),
             Middleware(InFlightMiddleware, count=in_flight),
+            Middleware(LoopShareMiddleware, shares=LoopShares()),
             Middleware(UnreadMiddleware, most_bytes=config.max_unread_bytes),
         ],
         exception_handlers=handlers,

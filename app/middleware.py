@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: request ids, security headers, access log, crash handling, bucket budgets, authentication.
+"""Pure ASGI middleware: request ids, security headers, access log, crashes, bucket budgets, keys, tenants' shares.
 
 A request whose client disconnects before the response is logged with the status 0.
 """
@@ -14,9 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import COMFY_V2_HEALTH, NO_TENANT, Doorkeeper, Principal, needs_key
 from app.body.large import TenantCount
+from app.loop_shares import LoopShares, metered
 from app.problems import Problem
 from app.turns import LoopTurns
 from storage.bucket.budget import budget_of
+from storage.fair_slots import NoSlot
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ class AuthMiddleware:
     """Authenticates requests below /v1 and /api/v2 and for the metrics, and stores the `Principal` in `scope["state"]`.
 
     A few requests of one tenant begin in each iteration of the event loop (`app.turns`). All requests without a valid
-    key count as one tenant.
+    key count as one tenant. `scope["state"]["group"]` is the tenant, or the group of the requests that have none.
     """
 
     def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
@@ -127,6 +129,7 @@ class AuthMiddleware:
                 self._door.check(principal, scope["method"], scope["path"])
             except Problem as problem:
                 app = problem.response()
+        scope.setdefault("state", {})["group"] = tenant
         await self._turns.turn(tenant)
         await app(scope, receive, send)
 
@@ -148,3 +151,32 @@ class InFlightMiddleware:
                     await problem.response()(scope, receive, send)
                     return
             await self._app(scope, receive, send)
+
+
+class LoopShareMiddleware:
+    """Keeps a tenant to its share of the event loop (`app.loop_shares`). It runs inside InFlightMiddleware.
+
+    Probes never wait. They count as active, so that the load of a tenant does not delay them.
+    """
+
+    def __init__(self, app: ASGIApp, *, shares: LoopShares) -> None:
+        self._app = app
+        self._shares = shares
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        group = scope["state"]["group"]
+        if group == PROBES:
+            self._shares.note_arrival(group)
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._shares.turn(group)
+        except NoSlot:
+            detail = "your requests keep this API process busy, and others need it as well"
+            problem = Problem("too-many-requests", detail, headers={"Retry-After": "5", "connection": "close"})
+            await problem.response()(scope, receive, send)
+            return
+        await metered(self._shares, group, self._app(scope, receive, send))
