@@ -14,6 +14,7 @@ from typing import Literal
 import modal
 
 from infra.image_lock import full_lock, torch_lock
+from infra.models.folders import MODEL_FOLDERS, PACK_FOLDERS
 from infra.nodes import CustomNode, shell_quoted
 from workers.isolation import FIRST_USER, USER_NAME
 
@@ -54,21 +55,6 @@ _CERTIFICATES = "ca-certificates"
 """The CA certificates of the S3 client, which has none of its own."""
 _SYSTEM_PACKAGES = (_CERTIFICATES, "git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
 
-MODEL_FOLDERS = (
-    *("audio_encoders", "background_removal", "checkpoints", "classifiers", "clip", "clip_vision", "controlnet"),
-    *("detection", "diffusers", "diffusion_models", "embeddings", "frame_interpolation", "geometry_estimation"),
-    *("gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches", "optical_flow", "photomaker"),
-    *("style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
-)
-"""Folders of the models' volume, by ComfyUI's names: every kind of model in ComfyUI 0.33."""
-PACK_FOLDERS = {
-    "onnx": "onnx",
-    "sams": "sams",
-    "ultralytics": "ultralytics",
-    "ultralytics_bbox": "ultralytics/bbox",
-    "ultralytics_segm": "ultralytics/segm",
-}
-"""Folders for the kinds of models that the packs of infra/nodes.toml add: kind → folder."""
 _MODEL_PATHS = "\\n".join(
     ["comfyui_modal:", f"  base_path: {MODELS}"]
     + [f"  {folder}: {folder}" for folder in MODEL_FOLDERS]

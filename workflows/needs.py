@@ -122,13 +122,13 @@ def needed_models(document: object, nodes: list[UsedNode]) -> list[NeededModel]:
 def _with_sources(file: str, classes: set[str], named: Mapping[tuple[str, str], NeededModel]) -> list[NeededModel]:
     """Return the file for each folder that the workflow names for it, or once without a folder."""
     plain = posixpath.basename(file)
-    sources = [one for one in named.values() if one.file == plain]
+    sources = [one for one in named.values() if posixpath.basename(one.file) == plain]
     found = [NeededModel(file, one.folder, one.url, one.sha256, classes) for one in sources]
     return found or [NeededModel(file, classes=classes)]
 
 
 def _is_used(model: NeededModel, used: Mapping[str, set[str]]) -> bool:
-    return any(posixpath.basename(file) == model.file for file in used)
+    return any(posixpath.basename(file) == posixpath.basename(model.file) for file in used)
 
 
 def _sources(nodes: list[UsedNode]) -> dict[tuple[str, str], NeededModel]:
@@ -141,7 +141,8 @@ def _sources(nodes: list[UsedNode]) -> dict[tuple[str, str], NeededModel]:
                 continue
             file, folder, url = (_name(entry.get(name)) for name in ("name", "directory", "url"))
             if file is not None and len(found) < MOST_MODELS:
-                model = found.setdefault((folder or "", file), NeededModel(file, folder, url, _sha256(entry)))
+                needed = NeededModel(file.replace("\\", "/"), folder, url, _sha256(entry))
+                model = found.setdefault((folder or "", needed.file), needed)
                 model.classes.add(node.kind)
     return found
 

@@ -73,4 +73,6 @@ def _lacking(found: Json) -> list[str]:
     classes, models = found["missing_classes"], found["missing_models"]
     lines = [f"lacks the node classes {', '.join(classes)}"] if classes else []
     lines += [f"lacks the models {', '.join(models)}"] if models else []
+    if any(model["is_present"] is False and model["url"] for model in found["models"]):
+        lines.append("  → comfyui-modal models sync --from-workflow FILE downloads those with a source")
     return lines or (["lacks nothing"] if all(pack["missing"] is not None for pack in found["packs"]) else [])

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from infra.cli.arguments import AsJson, Environment
 from infra.cli.output import FAILED, Terminal, print_json
+from infra.cli.submission import refusal
 
 if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
     from infra.models.manifest import Model
@@ -32,17 +33,34 @@ Only = Annotated[
 ]
 
 
+FromWorkflow = Annotated[
+    Path | None,
+    Parameter(help="a workflow that names its models and their sources, as official templates do, instead of manifest"),
+]
+
+
 @models.command
-def sync(
+def sync(  # noqa: PLR0913  one a flag
     *,
     only: Only = None,
+    from_workflow: FromWorkflow = None,
+    yes: Annotated[bool, Parameter(help="with --from-workflow, do not ask before the download", negative="")] = False,
     dry_run: Annotated[bool, Parameter(help="say what is missing, and download nothing", negative="")] = False,
     folder: Folder = None,
     manifest: Manifest = None,
     env: Environment = None,
     as_json: AsJson = False,
 ) -> int:
-    """Download what is missing: resumed, checked, and in place as a whole or not at all."""
+    """Download what is missing: resumed, checked, and in place as a whole or not at all.
+
+    With --from-workflow, what a workflow names, after a question that shows source, size and folder.
+    """
+    if from_workflow is not None:
+        if only or manifest is not None:
+            raise refusal("--from-workflow takes its models from the workflow", "leave out --only and --manifest")
+        from infra.cli.workflow_models import sync_named
+
+        return sync_named(from_workflow, folder, env, yes=yes, dry_run=dry_run, as_json=as_json)
     return _perform("plan" if dry_run else "sync", only, folder, manifest, env, as_json=as_json, may_lack=dry_run)
 
 
@@ -88,17 +106,21 @@ def _perform(
     from infra.models.manifest import models as read
 
     wanted = chosen(read(manifest or ROOT / "infra/models.toml"), only)
-    with _progress() as on_progress:
-        found = _perform_there(command, wanted, on_progress, folder, env)
-    _show(found, as_json=as_json)
+    found = perform(command, wanted, folder, env)
+    show(found, as_json=as_json)
     good = all(one.is_good or (may_lack and one.state == "missing") for one in found)
     return 0 if good else FAILED
+
+
+def perform(command: "Command", wanted: "Sequence[Model]", folder: Path | None, env: str | None) -> "Sequence[Found]":
+    """Run the command on a local folder or, if it is None, on the volume in a Modal environment. Shows progress."""
+    with _progress() as on_progress:
+        return _perform_there(command, wanted, on_progress, folder, env)
 
 
 def _perform_there(
     command: "Command", wanted: "Sequence[Model]", on_progress: "OnProgress", folder: Path | None, env: str | None
 ) -> "Sequence[Found]":
-    """Run the command on a local folder or, if it is None, on the volume in a Modal environment."""
     from infra.models.sync import Found, model_folder
     from infra.settings import HubSettings
 
@@ -109,7 +131,8 @@ def _perform_there(
     from infra.cloud.modal_cloud import ModalCloud
 
     # The deployed function runs the command, and reports its progress.
-    documents = [model.model_dump(exclude_none=True) for model in wanted]
+    # Without defaults, so that a function that was deployed before a field was added accepts the others.
+    documents = [model.model_dump(exclude_none=True, exclude_defaults=True) for model in wanted]
     return [Found(**one) for one in asyncio.run(ModalCloud({}, env).manage_models(command, documents, on_progress))]
 
 
@@ -130,7 +153,7 @@ def _progress() -> "Iterator[OnProgress]":
         yield show
 
 
-def _show(found: "Sequence[Found]", *, as_json: bool) -> None:
+def show(found: "Sequence[Found]", *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
         return

@@ -243,7 +243,7 @@ class CloudChecks:
     async def models(self) -> str | Note:
         """Check that the manifest's models are on the volume. A missing one is a note, and jobs with it are refused."""
         manifest = _read(lambda: models(ROOT / self._deployment.models))
-        wanted = [model.model_dump(exclude_none=True) for model in manifest]
+        wanted = [model.model_dump(exclude_none=True, exclude_defaults=True) for model in manifest]
         if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
             return Note("not asked: nothing is deployed yet", "after the deploy: `comfyui-modal models sync`")
         found = await _asked(self._cloud.manage_models("plan", wanted))

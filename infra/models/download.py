@@ -20,6 +20,8 @@ import httpx
 import stamina
 
 from infra.models.manifest import HUB, Model
+from infra.models.public_only import public_transport
+from storage.intake.ssrf import DestinationRefused
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ TIMEOUT_S = 60.0
 """Timeout for an answer or a piece of its body. The whole download has none."""
 TRIES = 6
 MAX_REDIRECTS = 5
+LONGEST_LENGTH = 20
+"""Digits of a content-length that is believed."""
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes on disk."""
@@ -66,9 +70,21 @@ class Downloader:
                 ):
                     with attempt:
                         return self._go_on(model, part, file, on_bytes)
+            except DestinationRefused as error:  # before HTTPError, of which it is a subclass
+                raise ModelRefused(f"{model.name}: {error}") from error
             except (TryAgain, httpx.HTTPError) as error:
                 raise ModelRefused(f"{model.name}: {type(error).__name__}: {error}") from error
         raise AssertionError("unreachable")
+
+    def size_of(self, model: Model) -> int | None:
+        """Ask the source for the size of a file in bytes; None if it does not say. Raise `ModelRefused`."""
+        try:
+            with self._asked(model, 0, "") as answer:
+                _check_status(model, answer)
+                length = answer.headers.get("content-length", "")
+        except (TryAgain, httpx.HTTPError) as error:
+            raise ModelRefused(f"{model.name}: {error}") from error
+        return int(length) if length.isascii() and length.isdecimal() and len(length) < LONGEST_LENGTH else None
 
     def _go_on(self, model: Model, part: Path, file: IO[bytes], on_bytes: OnBytes) -> Arrived:
         etag_file = part.with_name(part.name + ".etag")
@@ -104,7 +120,9 @@ class Downloader:
     def _asked(self, model: Model, have: int, etag: str) -> Iterator[httpx.Response]:
         """Yield the answer after redirects."""
         # httpx would read and decompress the whole bodies of redirects, so they are followed here.
-        with httpx.Client(timeout=TIMEOUT_S) as client:
+        # A repository's files come from the hub and from where it redirects to, whoever has named them.
+        is_public_only = model.named_by == "workflow" and model.url is not None
+        with httpx.Client(timeout=TIMEOUT_S, transport=public_transport() if is_public_only else None) as client:
             request = client.build_request("GET", model.source(self._hub), headers=self._headers(model, have, etag))
             history: list[httpx.Response] = []
             for _ in range(MAX_REDIRECTS + 1):
@@ -174,7 +192,7 @@ def _check_size(model: Model, answer: httpx.Response, have: int) -> None:
     length = answer.headers.get("content-length")
     if model.size_bytes is not None and length is not None and have + int(length) != model.size_bytes:
         raise ModelRefused(
-            f"{model.name}: the source has {have + int(length)} bytes, the manifest says {model.size_bytes}"
+            f"{model.name}: the source has {have + int(length)} bytes, the {model.named_by} says {model.size_bytes}"
         )
 
 

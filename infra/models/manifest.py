@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,7 +18,8 @@ _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
 class Model(BaseModel):
     """A model file. Its source is `path` in `repository` (on Hugging Face), or `url`.
 
-    `revision` None means the newest; `sha256` and `size_bytes` None are recorded by the first sync.
+    `revision` None means the newest; `sha256` and `size_bytes` None are recorded by the first sync. A URL that a
+    workflow names is fetched by https and from public addresses only, since anybody may have written the workflow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class Model(BaseModel):
     size_bytes: int | None = Field(None, gt=0)
     licence: str | None = None
     gated: bool = False
+    named_by: Literal["manifest", "workflow"] = "manifest"
 
     @model_validator(mode="after")
     def _comes_from_one_place(self) -> "Model":

@@ -203,9 +203,9 @@ def _objection(model: Model, locked: Locked | None, found: Locked) -> str | None
     if locked is not None and (conflict := _agree(model, locked)) is not None:
         return conflict
     if model.sha256 is not None and found.sha256 != model.sha256:
-        return f"its sha256 is {found.sha256}, the manifest says {model.sha256}"
+        return f"its sha256 is {found.sha256}, the {model.named_by} says {model.sha256}"
     if model.size_bytes is not None and found.size_bytes != model.size_bytes:
-        return f"it has {found.size_bytes} bytes, the manifest says {model.size_bytes}"
+        return f"it has {found.size_bytes} bytes, the {model.named_by} says {model.size_bytes}"
     if locked is not None and found.sha256 != locked.sha256:
         return f"its sha256 is {found.sha256}, the first sync saw {locked.sha256}"
     return None
@@ -213,7 +213,8 @@ def _objection(model: Model, locked: Locked | None, found: Locked) -> str | None
 
 def _agree(model: Model, locked: Locked) -> str | None:
     if model.sha256 is not None and model.sha256 != locked.sha256:
-        return f"the manifest says sha256 {model.sha256}, the first sync saw {locked.sha256}: one of both is wrong"
+        says = f"the {model.named_by} says sha256 {model.sha256}"
+        return f"{says}, the first sync saw {locked.sha256}: one of both is wrong"
     return None
 
 

@@ -3,18 +3,25 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
+import pty
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from infra.cli.output import FAILED, REFUSED
+from infra.cli.root import main
+from infra.cli.workflow_models import with_sizes
 from infra.models.download import MAX_REDIRECTS, Downloader
-from infra.models.manifest import Model
+from infra.models.manifest import HUB, Model
+from infra.models.named import models_named_by
 from infra.models.sync import LOCK_NAME, BadLock, Found, Locked, ModelFolder
 from tests.support.model_hub import COMMIT, Hub, model_hub
 
@@ -23,6 +30,7 @@ SHA = hashlib.sha256(BODY).hexdigest()
 PATH = "team/models/resolve/main/a/wan.safetensors"
 TOKEN = "hf_secret"
 ROOT = Path(__file__).parents[2]
+Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -283,3 +291,101 @@ def _until(check: object) -> None:
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def named_by_workflow(path: str = "a/wan.safetensors", **noted: str) -> dict[str, Any]:
+    """Return a file of the editor that names a model of the hub."""
+    entry = {"name": "wan.safetensors", "directory": "vae", "url": f"{HUB}/team/models/resolve/main/{path}", **noted}
+    node = {"id": 1, "type": "VAELoader", "widgets_values": ["wan.safetensors"], "properties": {"models": [entry]}}
+    return {"nodes": [node], "links": []}
+
+
+def test_what_a_workflow_names_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    """The source is asked for the size, and the file is fetched once; another sync leaves it."""
+    named = models_named_by(named_by_workflow(hash=SHA, hash_type="SHA256"))
+    (sized,) = with_sizes(named.models, Downloader(hub=hub.url, wait_s=0.01))
+    assert sized.size_bytes == len(BODY)
+    (found,) = folder_of(tmp_path, hub).sync([sized])
+    assert (found.state, (tmp_path / "vae" / "wan.safetensors").read_bytes()) == ("downloaded", BODY)
+    requested = len(hub.requests)
+    (found,) = folder_of(tmp_path, hub).sync([sized])
+    assert (found.state, len(hub.requests)) == ("present", requested)
+
+
+def test_a_hash_that_a_workflow_names_is_enforced(hub: Hub, tmp_path: Path) -> None:
+    """Other content than the workflow's sha256 is refused, and no file is left."""
+    (model,) = models_named_by(named_by_workflow(hash="0" * 64, hash_type="SHA256")).models
+    (found,) = folder_of(tmp_path, hub).sync([model])
+    assert (found.state, "the workflow says 000" in found.detail) == ("failed", True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_source_that_fails_has_no_size(hub: Hub, tmp_path: Path) -> None:
+    """A source that does not answer has an unknown size, and the sync says why."""
+    named = models_named_by(named_by_workflow("gone.safetensors"))
+    (sized,) = with_sizes(named.models, Downloader(hub=hub.url, wait_s=0.01))
+    (found,) = folder_of(tmp_path, hub).sync([sized])
+    assert (sized.size_bytes, found.state, "404" in found.detail) == (None, "failed", True)
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Typed]:
+    """Runs `models sync --from-workflow` with an answer at a terminal, or without a terminal."""
+    ours, theirs = pty.openpty()
+
+    def run(document: Any, *flags: str, answer: str = "") -> tuple[int, str, str]:
+        path = tmp_path / "flow.json"
+        path.write_text(json.dumps(document))
+        with Path(os.devnull).open() if not answer else open(theirs, closefd=False) as given:
+            os.write(ours, answer.encode())
+            monkeypatch.setattr(sys, "stdin", given)
+            command = ["models", "sync", "--from-workflow", str(path), "--dir", str(tmp_path / "models"), *flags]
+            code = main(command)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    yield run
+    os.close(ours)
+    os.close(theirs)
+
+
+PRIVATE = named_by_workflow() | {"url": ""}
+PRIVATE["nodes"][0]["properties"]["models"][0]["url"] = "https://127.0.0.1/wan.safetensors"
+
+
+def test_a_download_that_a_workflow_names_is_asked_for(typed: Typed, tmp_path: Path) -> None:
+    """The question shows source, size and folder; without a yes nothing is fetched."""
+    code, _, errors = typed(PRIVATE, answer="n\n")
+    assert code == FAILED
+    assert f"to {tmp_path / 'models'}:" in errors
+    assert "  vae/wan.safetensors  size unknown  from https://127.0.0.1/wan.safetensors" in errors
+    code, printed, _ = typed(PRIVATE, answer="y\n")
+    assert (code, "not public" in printed) == (FAILED, True)
+    code, _, errors = typed(PRIVATE)
+    assert (code, "give --yes" in errors) == (REFUSED, True)
+    code, printed, _ = typed(PRIVATE, "--yes")
+    assert (code, "failed     vae/wan.safetensors" in printed) == (FAILED, True)
+
+
+def test_a_model_that_is_there_is_left(typed: Typed, tmp_path: Path) -> None:
+    """Without a missing model there is no question, and the exit code is 0; `--dry-run` never asks."""
+    code, printed, _ = typed(PRIVATE, "--dry-run")
+    assert (code, printed) == (0, "missing    vae/wan.safetensors\n")
+    (tmp_path / "models" / "vae").mkdir(parents=True)
+    (tmp_path / "models" / "vae" / "wan.safetensors").write_bytes(BODY)
+    code, printed, _ = typed(PRIVATE)
+    assert (code, printed.startswith("present    vae/wan.safetensors")) == (0, True)
+
+
+def test_what_is_refused_or_has_no_source_is_named(typed: Typed) -> None:
+    """A hostile name fails the command by name; a workflow without models says so."""
+    hostile = named_by_workflow(directory="../..")
+    code, _, errors = typed(hostile, "--yes")
+    assert (code, errors.startswith("refused: ../../wan.safetensors: '../..' is none of")) == (FAILED, True)
+    graph = {"1": {"class_type": "VAELoader", "inputs": {"vae_name": "b.safetensors"}}}
+    code, _, errors = typed(graph, "--yes")
+    assert (code, errors.startswith("no source: b.safetensors")) == (FAILED, True)
+    code, _, errors = typed({"1": {"class_type": "EmptyImage", "inputs": {}}})
+    assert (code, errors) == (0, "flow.json names no model\n")
+    code, _, errors = typed(PRIVATE, "--only", "vae")
+    assert (code, "leave out --only" in errors) == (REFUSED, True)

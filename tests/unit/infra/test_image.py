@@ -8,6 +8,7 @@ import pytest
 
 from infra import image
 from infra.manifests import BadManifest
+from infra.models.folders import MODEL_FOLDERS
 from infra.nodes import CustomNode, custom_nodes, shell_quoted
 
 ROOT = Path(__file__).parents[3]
@@ -106,7 +107,7 @@ def test_comfyui_is_installed_at_its_version() -> None:
 
 def test_every_model_folder_is_mapped_to_the_volume() -> None:
     """Every model folder of ComfyUI is mapped to the volume, because the image contains no models."""
-    assert set(image.MODEL_FOLDERS) >= COMFYUI_MODEL_FOLDERS
+    assert set(MODEL_FOLDERS) >= COMFYUI_MODEL_FOLDERS
     paths = next(command for command in image._comfyui("0.33.0") if "extra_model_paths.yaml" in command)
     assert all(f"  {folder}: {folder}\\n" in paths for folder in COMFYUI_MODEL_FOLDERS)
     assert "  sams: sams\\n" in paths
