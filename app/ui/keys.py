@@ -48,12 +48,21 @@ async def create(request: Request) -> Response:
             expires_at=None if days is None else now + timedelta(days=days),
             name=fields.get("name") or None,
         )
+        holder = next((one for one in await _records(request) if one.kid == principal.kid), None)
+        if holder is not None:  # the key of the settings has no record and no end
+            record = _no_wider(record, holder)
     except ValidationError as error:
         first = error.errors()[0]
         detail = f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
         raise Problem("validation-error", detail) from None
     await context.stores.api_keys.add(record)
     return await _shown(request, new_key=key)
+
+
+def _no_wider(record: KeyRecord, holder: KeyRecord) -> KeyRecord:
+    """Return the record of a new key that ends no later than its maker's key, and whose graphs have the same rules."""
+    ends = [end for end in (record.expires_at, holder.expires_at) if end is not None]
+    return record.model_copy(update={"expires_at": min(ends, default=None), "graphs": holder.graphs})
 
 
 async def revoke(request: Request) -> Response:

@@ -22,8 +22,8 @@ from storage.keys import DEFAULT_TENANT
 
 SESSION_LIFE = timedelta(hours=12)
 LINK_LIFE = timedelta(seconds=60)
-MOST_LINKS = 1_000
-"""Used links that are remembered. Only a holder of a valid key makes links, each valid for `LINK_LIFE`."""
+MOST_LINKS = 20
+"""Links that a key follows within `LINK_LIFE`: that many of each key are remembered as used."""
 _SESSION, _LINK = "session", "link"
 _DIGEST = r"[A-Za-z0-9_-]{43}"
 _TOKEN = re.compile(
@@ -60,7 +60,8 @@ class Sessions:
         self._door = door
         self._clock = clock
         self._secret = secret or secrets.token_bytes(32)
-        self._used: dict[str, datetime] = {}
+        # The key and nonce of each used link, and when the link expires.
+        self._used: dict[tuple[str, str], datetime] = {}
         # Browsers send cookies to every port of a host, so two deployments on one host need two names.
         self.cookie = f"comfyui-modal-{self._mac('cookie name')[:8]}"
 
@@ -86,10 +87,11 @@ class Sessions:
         if found is None:
             return None
         now, (match, principal) = self._clock.now(), found
-        self._used = {nonce: expiry for nonce, expiry in self._used.items() if expiry > now}
-        if match["nonce"] in self._used or len(self._used) >= MOST_LINKS:
+        self._used = {link: expiry for link, expiry in self._used.items() if expiry > now}
+        link = (principal.kid, match["nonce"])
+        if link in self._used or sum(kid == principal.kid for kid, _ in self._used) >= MOST_LINKS:
             return None
-        self._used[match["nonce"]] = now + LINK_LIFE
+        self._used[link] = now + LINK_LIFE
         return await self._issued(self._session_purpose(is_secure=is_secure), principal.kid, now + SESSION_LIFE)
 
     async def session_of(self, token: str, *, is_secure: bool) -> Session | None:

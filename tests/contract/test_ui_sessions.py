@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from app.config import ApiConfig
-from app.ui.sessions import LINK_LIFE, SESSION_LIFE
-from storage.access.key_store import CACHE_LIFE
+from app.ui.sessions import LINK_LIFE, MOST_LINKS, SESSION_LIFE
+from storage.access.key_store import CACHE_LIFE, new_record
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit
@@ -209,6 +210,43 @@ async def test_a_key_that_only_reads_cannot_act(memory_api: Api) -> None:
                 assert answer.status_code == 403, path
                 assert "jobs:write" in answer.text or "admin" in answer.text
         assert (await browser.submit("/ui/jobs", "/ui/logout")).headers["location"] == "/ui/login"
+
+
+async def test_a_key_makes_no_wider_key(memory_api: Api, clock: ManualClock) -> None:
+    """A key that is made by the page ends with its maker's key, and its graphs have the same rules."""
+    ends_at = clock.now() + timedelta(minutes=10)
+    key, record = new_record("acme", now=clock.now(), scopes=["admin"], expires_at=ends_at, graphs="strangers")
+    await memory_api.stores.api_keys.add(record)
+    async with logged_in(memory_api, key) as browser:
+        await browser.submit("/ui/keys", "/ui/keys", **{"scope.jobs:write": "on", "life": "never"})
+    (made,) = [one for one in await memory_api.stores.api_keys.all() if one.scopes == ("jobs:write",)]
+    assert (made.tenant, made.expires_at, made.graphs) == ("acme", ends_at, "strangers")
+
+
+async def test_links_of_one_key_do_not_end_those_of_another(memory_api: Api) -> None:
+    """A key follows a bounded number of links a minute, which leaves the links of other keys alone."""
+    async with await memory_api.client_of("acme") as acme, browser_of(memory_api) as browser:
+
+        async def followed(client: httpx.AsyncClient) -> int:
+            path = (await client.post("/ui/links")).json()["path"]
+            return (await browser.client.get(path, headers={"sec-fetch-site": "none"})).status_code
+
+        answers = [await followed(acme) for _ in range(MOST_LINKS + 1)]
+        assert (set(answers[:-1]), answers[-1]) == ({303}, 401)
+        assert await followed(memory_api.client) == 303
+
+
+@pytest.mark.parametrize("others", ["x=1; ", 'a="' + "\\\\" * 30_000 + '"; ', "a=b;" * 12_000, 'q="; '])
+async def test_other_cookies_cost_little(memory_api: Api, others: str) -> None:
+    """A session is found among other cookies of the host, of whatever size and form, in linear time.
+
+    With `http.cookies` of Python before 3.11.10, the second one stopped the API for seconds.
+    """
+    async with logged_in(memory_api) as browser:
+        (name, cookie), *_ = browser.client.cookies.items()
+        browser.client.cookies.clear()
+        page = await browser.client.get("/ui/jobs", headers={"cookie": f"{others}{name}={cookie}"})
+        assert page.status_code == 200
 
 
 @pytest.mark.parametrize(
