@@ -28,6 +28,8 @@ settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
 RIVALS = 8
+TOGETHER = ("tests/conformance/", "tests/acceptance/pages/")
+"""Tests that may start a real ComfyUI, and those that share a browser."""
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -36,11 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _Files(LoadFileScheduling):  # type: ignore[misc]  # xdist ships no types
-    """A file's tests run in one process and share its fixtures, and so do all tests that may start a real ComfyUI."""
+    """A file's tests run in one process and share its fixtures, and so do all tests of a folder of `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:
         path: str = super()._split_scope(nodeid)
-        return "conformance" if path.startswith("tests/conformance/") else path
+        return next((folder for folder in TOGETHER if path.startswith(folder)), path)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -187,7 +187,9 @@ class ApiKeyStore:
             revoked = record.model_copy(update={"revoked_at": self._clock.now()})
             return (await commit(self._objects, stored.head.key, revoked, etag=stored.head.etag))[0]
 
-        return await compare_and_swap(f"key {kid}", lambda: self._get(kid), write)
+        revoked = await compare_and_swap(f"key {kid}", lambda: self._get(kid), write)
+        self._known.pop(kid, None)  # ends its use in this process at once, in others when their caches expire
+        return revoked
 
     async def _lists_other(self, tenant: str) -> bool:
         async for page in all_keys(self._objects, keys.API_KEYS, page=TENANTS_PAGE):

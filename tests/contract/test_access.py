@@ -136,12 +136,21 @@ async def test_a_key_costs_one_request_per_half_minute(
 
 
 async def test_a_revoked_key_is_refused_when_its_cache_entry_expires(memory_api: Api, clock: ManualClock) -> None:
-    """A revoked key is refused once its cache entry expires, at most 30 seconds later."""
+    """A key that another process revoked is refused once its cache entry expires, at most 30 seconds later."""
     assert timedelta(seconds=30) >= CACHE_LIFE
     key = await memory_api.new_key("acme")
     assert (await get_with_key(memory_api, key)).status_code == 200
-    await memory_api.stores.api_keys.revoke(key.split("_")[2])
+    await ApiKeyStore(memory_api.objects, clock).revoke(key.split("_")[2])
+    assert (await get_with_key(memory_api, key)).status_code == 200
     clock.set(clock.now() + CACHE_LIFE + timedelta(milliseconds=1))
+    assert (await get_with_key(memory_api, key)).status_code == 401
+
+
+async def test_a_key_that_this_process_revoked_is_refused_at_once(memory_api: Api) -> None:
+    """The process that revokes a key accepts it no longer, although it had the key in its cache."""
+    key = await memory_api.new_key("acme")
+    assert (await get_with_key(memory_api, key)).status_code == 200
+    await memory_api.stores.api_keys.revoke(key.split("_")[2])
     assert (await get_with_key(memory_api, key)).status_code == 401
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.async_api import Page
 
 from infra.demo import write_photograph
-from tests.support.chromium import DESKTOP, PHONE, chromium
+from tests.support.chromium import DESKTOP, PHONE, launched, visiting
 from tests.support.up import Up, finished, up
 
 INTO = Path(__file__).parents[2] / "docs/ui"
@@ -68,15 +68,18 @@ def _save(prefix: str, source: str = "1") -> dict[str, Any]:
 
 async def _shoot(running: Up, names: dict[str, str]) -> None:
     url, key = running.connection["api_url"], running.connection["api_key"]
-    for size, width in _sizes():
-        async with chromium(**size) as visit:
-            await visit.page.goto(f"{url}/ui/login")
-            await _take(visit.page, f"login-{width}")
-            await visit.log_in(url, key)
-            for name, path in names.items():
-                await visit.page.goto(f"{url}/ui/{path}")
-                await visit.page.wait_for_load_state("networkidle")
-                await _take(visit.page, f"{name}-{width}")
+    async with launched() as browser:
+        for size, width in _sizes():
+            async with visiting(browser, **size) as visit:
+                await visit.page.goto(f"{url}/ui/login")
+                await _take(visit.page, f"login-{width}")
+                await visit.log_in(url, key)
+                for name, path in names.items():
+                    await visit.page.goto(f"{url}/ui/{path}")
+                    # Not until the network is idle: a page in front follows a stream.
+                    await visit.until("document.querySelectorAll('[hx-trigger=load]').length === 0")
+                    await visit.until("[...document.images].every((one) => one.complete)")
+                    await _take(visit.page, f"{name}-{width}")
 
 
 def _sizes() -> Iterator[tuple[dict[str, int], str]]:

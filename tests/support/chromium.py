@@ -1,12 +1,13 @@
 """A real Chromium where there is one; tests that need it are skipped by name elsewhere."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.async_api import BrowserContext, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(FOUND is None, reason="there is no Chromium here: apt-get install chromium")
@@ -26,6 +27,17 @@ class Visit:
     hosts: set[str] = field(default_factory=set)
     """The origins that requests went to."""
 
+    async def until(self, condition: str) -> None:
+        """Wait until an expression is true. The pages' policy forbids what `wait_for_function` does for that."""
+        async with asyncio.timeout(WAIT_MS / 1000):
+            while not await self.page.evaluate(condition):
+                await self.page.wait_for_timeout(50)
+
+    async def confirm_questions(self) -> None:
+        """Answer yes to all questions of this page and of later ones. Any other dialog is a fault."""
+        await self.page.add_init_script("window.confirm = () => true")
+        await self.page.evaluate("window.confirm = () => true")
+
     async def log_in(self, url: str, key: str) -> None:
         await self.page.goto(f"{url}/ui/login")
         await self.page.fill("#key", key)
@@ -34,18 +46,27 @@ class Visit:
 
 
 @asynccontextmanager
-async def chromium(*, width: int = 1280, height: int = 900) -> AsyncIterator[Visit]:
+async def launched() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         # Tests may run as root in a container, where Chromium cannot make its sandbox.
         browser = await playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
         try:
-            context = await browser.new_context(viewport={"width": width, "height": height})
-            context.set_default_timeout(WAIT_MS)
-            visit = Visit(await context.new_page(), context)
-            _watch(visit)
-            yield visit
+            yield browser
         finally:
             await browser.close()
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, *, width: int = 1280, height: int = 900) -> AsyncIterator[Visit]:
+    """Open an empty page in a profile of its own, which has no cookies."""
+    context = await browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(WAIT_MS)
+    try:
+        visit = Visit(await context.new_page(), context)
+        _watch(visit)
+        yield visit
+    finally:
+        await context.close()
 
 
 def _watch(visit: Visit) -> None:

@@ -8,14 +8,17 @@ from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
+from playwright.async_api import Browser
 
 from storage import keys
 from storage.access.key_store import new_record
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.jobs.models import ErrorDetail, Input, InputFile
-from tests.support.api_server import KEY, Api, running_api
-from tests.support.chromium import chromium, needs_chromium
+from storage.jobs.live import PreviewFrame
+from storage.jobs.models import ErrorDetail, Input, InputFile, ProgressDetails
+from storage.jobs.record import JobRecord
+from tests.support.api_server import KEY, Api, running_api, submit
+from tests.support.chromium import needs_chromium, visiting
 from tests.support.records import OUTPUT, a_job
 
 pytestmark = [pytest.mark.anyio, needs_chromium]
@@ -77,13 +80,13 @@ ACTIVE = ", ".join(
 """What would be there if a text had become a part of the page."""
 
 
-async def test_no_stored_text_becomes_a_part_of_a_page(clock: ManualClock) -> None:
+async def test_no_stored_text_becomes_a_part_of_a_page(browser: Browser, clock: ManualClock) -> None:
     """Forty texts that would run elsewhere, in every place that a client or an engine fills, run on no page."""
     assert len(PAYLOADS) >= 40
     async with running_api(MemoryObjectStore(clock), clock) as api:
         job_ids = [await _hostile_job(api, PAYLOADS[n : n + GROUP]) for n in range(0, len(PAYLOADS), GROUP)]
         await _hostile_keys(api)
-        async with chromium() as visit:
+        async with visiting(browser) as visit:
             url = str(api.client.base_url).rstrip("/")
             await visit.log_in(url, KEY)
             page = visit.page
@@ -99,17 +102,37 @@ async def test_no_stored_text_becomes_a_part_of_a_page(clock: ManualClock) -> No
             assert visit.hosts == {url}
 
 
-async def test_a_hostile_query_is_shown_as_text(clock: ManualClock) -> None:
-    """What somebody puts into a link of ours is shown as text or refused, and runs nothing."""
-    async with running_api(MemoryObjectStore(clock), clock) as api, chromium() as visit:
+async def test_no_event_of_a_running_job_becomes_a_part_of_its_page(browser: Browser, clock: ManualClock) -> None:
+    """Nodes, steps and previews that the stream of a page sends are shown as text or as a picture, or left out."""
+    every = " ".join(PAYLOADS)[:2_000]
+    async with running_api(MemoryObjectStore(clock), clock) as api, visiting(browser) as visit:
+        job_id = (await submit(api))["job_id"]
+        assert await api.queue.claim("default", "w") is not None
         url = str(api.client.base_url).rstrip("/")
         await visit.log_in(url, KEY)
-        for payload in PAYLOADS:
-            for name in ("workflow", "status", "metadata_name", "cursor"):
-                answer = await visit.context.request.get(f"{url}/ui/jobs", params={name: payload})
-                assert "<script>window" not in await answer.text()
-        for payload in PAYLOADS[::6]:
+        await visit.page.goto(f"{url}/ui/jobs/{job_id}")
+        picture = PreviewFrame(number=1, node_id=every, content_type="text/html", data_base64=every)
+        await api.stores.live.put("default", job_id, 1, picture)
+        for percent, node in enumerate((every, "2"), start=1):
+            await _report(api, job_id, percent, ProgressDetails(current_node=node, nodes_total=2, step=every))
+            await visit.until(f"document.querySelector('#live progress')?.value === {percent}")
+        assert "<script>" in await visit.page.inner_text("[data-live=text]")
+        assert await visit.page.locator("[data-live=nodes] tbody tr").count() == 2
+        assert await visit.page.get_attribute(".live-preview", "src") is None
+        assert await visit.page.evaluate("window.hacked") is None
+        assert await visit.page.locator(ACTIVE).count() == 0
+        assert visit.faults == []
+        assert visit.hosts == {url}
+
+
+async def test_a_hostile_query_is_shown_as_text(browser: Browser, clock: ManualClock) -> None:
+    """What somebody puts into a link of ours is shown as text or refused, and runs nothing."""
+    async with running_api(MemoryObjectStore(clock), clock) as api, visiting(browser) as visit:
+        url = str(api.client.base_url).rstrip("/")
+        await visit.log_in(url, KEY)
+        for payload in (PAYLOADS[0], PAYLOADS[10], PAYLOADS[13]):
             await visit.page.goto(f"{url}/ui/jobs?{urlencode({'workflow': payload})}")
+            assert payload == await visit.page.input_value("#workflow")
             assert await visit.page.evaluate("window.hacked") is None
             assert await visit.page.locator(ACTIVE).count() == 0
         assert visit.faults == []
@@ -168,6 +191,14 @@ async def _hostile_job(api: Api, texts: Sequence[str]) -> str:
     )
     await api.stores.logs.write("default", job_id, 1, texts)
     return job_id
+
+
+async def _report(api: Api, job_id: str, percent: int, details: ProgressDetails) -> None:
+    def change(job: JobRecord) -> JobRecord:
+        now = api.stores.clock.now()
+        return job.report(attempt=1, now=now, lease_s=60, progress=percent, details=details, outputs=())
+
+    await api.stores.jobs.evolve_from(await api.stores.jobs.read("default", job_id), change)
 
 
 async def _hostile_keys(api: Api) -> None:

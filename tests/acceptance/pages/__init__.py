@@ -1,0 +1,1 @@
+"""The pages in a real Chromium, with one browser and one `up` for all of them."""
