@@ -19,7 +19,7 @@ from app.auth import Principal
 from app.body import Body
 from app.heavy import off_loop
 from app.outcome import outcome_of
-from app.problems import Problem, of_report
+from app.problems import Problem, of_report, of_workflow
 from app.submission.acceptance import Identity
 from app.submission.foreign import job_form
 from app.submission.preparation import Preparation
@@ -28,12 +28,16 @@ from app.ui.forms import Form, form_body
 from app.ui.job import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
+from storage.concurrency import both
 from storage.keys import DEFAULT_POOL
+from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import positions
-from workflows.errors import MissingModel, UnknownNodeClass
-from workflows.graph import Graph, is_editor_file
+from workflows.errors import MissingModel, UnknownNodeClass, WorkflowError
+from workflows.graph import Graph
 from workflows.input_files import needed_files
+from workflows.inspection import FoundPack, inspect
+from workflows.needs import NeededModel
 
 MOST_SHOWN = 1024 * 1024
 """Bytes of an earlier job's graph that the form repeats."""
@@ -58,20 +62,22 @@ class Checked:
     is_of_editor: bool = False
     nodes: int = 0
     notes: Sequence[ConversionNote] = ()
-    unknown_classes: Sequence[str] = ()
-    lacking: Sequence[str] = ()
-    """Messages about node classes and model files that the deployment does not have."""
+    missing_packs: Sequence[FoundPack] = ()
+    """Packs with node classes that the deployment does not have."""
+    missing_models: Sequence[NeededModel] = ()
     faults: Sequence[str] = ()
     """Messages about outputs that do not run, where others do."""
     files: Sequence[NeededFile] = ()
     is_known: bool = True
     """Whether the engine has published its classes. Without them, only the structure is checked."""
     problem: Problem | None = None
+    is_lacking_alone: bool = False
+    """Whether the problem says nothing but that classes and models are missing."""
     drawing: Drawing | None = None
 
     @property
     def can_run(self) -> bool:
-        return self.problem is None and not self.unknown_classes
+        return self.nodes > 0 and self.problem is None
 
 
 async def show(request: Request) -> Response:
@@ -127,18 +133,41 @@ def _media(fields: Form) -> list[dict[str, str]]:
 
 async def _checked(context: Context, principal: Principal, body: Body, document: Any) -> Checked:
     """Check as a submission does, up to the point where it would be stored. Raises `Problem`."""
-    catalogue = await context.stores.engine_info.catalogue(DEFAULT_POOL)
+    engine_info, now = context.stores.engine_info, context.stores.clock.now()
+    catalogue, published = await both(engine_info.catalogue(DEFAULT_POOL), engine_info.published(DEFAULT_POOL))
+    models = published if published is not None and published.files_are_known(now) else None
+    # Off the loop whatever the size of the graph: listing an engine's models may take a second the first time.
+    needs = await off_loop(_needs, document, catalogue, models)
     notes: Sequence[ConversionNote] = ()
     graph = document
-    if is_editor := is_editor_file(document):
+    if needs.is_of_editor:
         conversion = await body.aside(converted, document, catalogue)
         if conversion.workflow is None:
-            return Checked(is_of_editor=True, unknown_classes=conversion.unknown_classes)
+            return needs
         graph, notes = conversion.workflow, conversion.notes
     preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
     workflow = await preparation.workflow(graph, "", DEFAULT_POOL)
     found = await off_loop(_checked_graph, preparation, workflow.graph, catalogue, document)
-    return replace(found, is_of_editor=is_editor, notes=notes)
+    return replace(
+        found,
+        is_of_editor=needs.is_of_editor,
+        notes=notes,
+        missing_packs=needs.missing_packs,
+        missing_models=needs.missing_models,
+    )
+
+
+def _needs(document: Any, catalogue: Catalogue, published: Published | None) -> Checked:
+    """Return what the deployment lacks. Raises `Problem`."""
+    try:
+        found = inspect(document, catalogue, None if published is None else published.models)
+    except WorkflowError as error:
+        raise of_workflow(error, "") from error
+    return Checked(
+        is_of_editor=found.is_editor_file,
+        missing_packs=[pack for pack in found.packs if pack.missing],
+        missing_models=found.missing_models,
+    )
 
 
 def _checked_graph(preparation: Preparation, graph: Graph, catalogue: Catalogue, document: Any) -> Checked:
@@ -147,11 +176,11 @@ def _checked_graph(preparation: Preparation, graph: Graph, catalogue: Catalogue,
     report = preparation.check_graph(graph, (), frozenset(files), catalogue, "/inputs", "")
     return Checked(
         nodes=len(graph.nodes),
-        lacking=[fault.message for fault in report.faults if isinstance(fault, _LACKING)],
         faults=[] if report.is_refusal else [fault.message for fault in report.faults],
         files=[NeededFile(name, kind) for name, kind in files.items()][:MOST_FILES],
         is_known=catalogue.is_known,
         problem=of_report(report, "", {}) if report.is_refusal else None,
+        is_lacking_alone=all(isinstance(fault, _LACKING) for fault in report.faults),
         drawing=drawing_of(graph, canvas=positions(document)),
     )
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 
 CAN_RUN = "It can run here"
 PHOTO = {"1": node("LoadImage", image="my cat.png"), "2": saved()}
+MODEL = {"1": node("CheckpointLoaderSimple", ckpt_name="none.safetensors"), "2": node("PreviewAny", source=["1", 0])}
 UNCONNECTED = node("SaveImage", filename_prefix="x")
 
 
@@ -24,7 +25,7 @@ def picture(*classes: str) -> Json:
         Draft().node(1, "DemoSource").node(2, "SaveImage", ("pic",), title="Result").node(3, "DemoInt", (4,), mode=2)
     )
     for number, name in enumerate(classes, 10):
-        draft.node(number, name)
+        draft.node(number, name, properties={"cnr_id": "demo-pack"})
     return draft.link(1, 1, 2, "images", "IMAGE").document()
 
 
@@ -35,6 +36,7 @@ def picture(*classes: str) -> Json:
         ({"prompt": BLUE, "client_id": "x"}, [CAN_RUN], []),
         (PHOTO, [CAN_RUN, "Input file", "my cat.png"], ["does not bring"]),
         ({"1": node("Nothing")}, ["lacks what the graph needs", "Nothing"], [CAN_RUN]),
+        (MODEL, ["lacks what the graph needs", "checkpoints/none.safetensors", "In the words of the API"], [CAN_RUN]),
         ({**BLUE, "3": UNCONNECTED}, ["Some of its outputs do not run", "images"], [CAN_RUN]),
         ({"3": UNCONNECTED}, ["What to do", "images"], [CAN_RUN]),
         ({}, ["What to do", "no nodes"], [CAN_RUN]),
@@ -88,7 +90,7 @@ async def test_a_file_of_the_editor_is_converted_drawn_and_kept(memory_api: Api)
         assert f"{CAN_RUN}.</b> 2 nodes, converted from the editor's file" in page
         assert "left out, because it is muted" in page
         lacking = (await browser.post("/ui/try/check", {"csrf": token, "graph": json.dumps(picture("PackA"))})).text
-        assert ("PackA" in lacking, CAN_RUN in lacking) == (True, False)
+        assert ("PackA" in lacking, "demo-pack" in lacking, CAN_RUN in lacking) == (True, True, False)
         job = (await browser.post("/ui/try", {"csrf": token, "graph": json.dumps(file)})).headers["location"]
         page = html.unescape((await browser.get(job)).text)
         assert "2 nodes, as on the editor's canvas" in page
