@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.config import ApiConfig
+from app.findings import Examine
 from storage.bucket.disk import BucketDisk
 from storage.concurrency import map_bounded
 from storage.intake.fetch import FetchPlaces, Meter
@@ -38,6 +39,8 @@ class Services:
     """The workflows that can be run by name."""
     disk: BucketDisk | None = None
     """The disk of a bucket on this machine; None for any other bucket."""
+    examine_bucket: Examine | None = None
+    """The checks of the bucket that `comfyui-modal doctor` makes."""
 
     @property
     def tickets(self) -> Tickets:

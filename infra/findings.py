@@ -9,19 +9,10 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from app.findings import Finding
 from storage.errors import StorageError
 
 REACHABLE = "is it running, and reachable from here?"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check. A finding that holds and has `advice` is a note."""
-
-    check: str
-    holds: bool
-    detail: str
-    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

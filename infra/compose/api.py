@@ -2,10 +2,14 @@
 
 import hashlib
 import logging
+from dataclasses import replace
+from functools import partial
 
 from app.config import ApiConfig, ApiOptions
+from app.findings import Finding
 from app.services import Services
 from infra.compose.values import bucket_disk, own_ports, receiver_rules, retain_s
+from infra.secrecy import Redactor
 from infra.settings import Settings
 from storage.intake.fetch import FetchPlaces, RemoteFetcher
 from storage.intake.media_check import MediaCheck
@@ -42,7 +46,21 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher, *, is_o
         receivers=receiver_rules(settings, stores.api_keys),
         workflows=library(settings.workflows_dir),
         disk=bucket_disk(settings),
+        examine_bucket=partial(_bucket_findings, stores, Redactor(settings.secret_values())),
     )
+
+
+async def _bucket_findings(stores: Stores, redacted: Redactor) -> list[Finding]:
+    """Run the doctor's checks of the bucket. Their texts come from libraries too, so they are redacted."""
+    # Imported when it is asked for: an API that is never asked starts without it.
+    from infra.doctor import BucketChecks
+    from infra.findings import examine
+
+    checks = BucketChecks(stores.objects, stores.clock)
+    found = [finding async for finding in examine(checks.gate())]
+    if all(finding.holds for finding in found):
+        found += [finding async for finding in examine(checks.guarantees())]
+    return [replace(finding, detail=redacted(finding.detail)) for finding in found]
 
 
 def api_config(settings: Settings) -> ApiConfig:

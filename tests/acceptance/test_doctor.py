@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from app.findings import Finding
 from infra.doctor import BucketChecks
-from infra.findings import Finding, examine
+from infra.findings import examine
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock, SystemClock
 from tests.support.faulty_proxy import faulty_proxy
