@@ -55,7 +55,7 @@ async def prepared_batch(
         _check_count("jobs", len(request.jobs), config)
         preparation.check_urls(sum(url_count(job.media, job.inputs) for job in request.jobs), config.max_batch_urls)
         return PreparedBatch(
-            await _own_jobs(preparation, request.jobs, is_gone), (), request.metadata, request.webhook_url
+            await _own_jobs(preparation, request.jobs, config, is_gone), (), request.metadata, request.webhook_url
         )
     if request.input_sets is not None and request.jobs is None:
         _check_count("input_sets", len(request.input_sets), config)
@@ -85,12 +85,17 @@ def _check_work(nodes: int, sets: int, config: ApiConfig) -> None:
 
 
 async def _own_jobs(
-    preparation: Preparation, requests: Sequence[JobRequest], is_gone: IsGone
+    preparation: Preparation, requests: Sequence[JobRequest], config: ApiConfig, is_gone: IsGone
 ) -> tuple[PreparedJob, ...]:
-    jobs = []
+    jobs, nodes = [], 0
     for position, request in enumerate(requests):
         await _check_connected(position, is_gone)
         jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
+        # The size of the request does not bound the nodes: an editor's file repeats its subgraphs.
+        nodes += len(jobs[-1].workflow.graph.nodes)
+        if nodes > config.max_batch_nodes:
+            detail = f"the jobs up to this one have {nodes} nodes, at most {config.max_batch_nodes} in all are allowed"
+            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
         await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)
 

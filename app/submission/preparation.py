@@ -171,7 +171,7 @@ class Preparation:
             # Before an engine has published its classes nothing can be converted, and the parser asks for an export.
             catalogue = await self.catalogue(pool)
             if catalogue.is_known:
-                return await self._body.aside(PreparedWorkflow.of_editor, document, catalogue)
+                return await off_loop(PreparedWorkflow.of_editor, document, catalogue)
         return await self._body.aside(PreparedWorkflow.of, document)
 
     def _check_nodes(self, count: int, where: str) -> None:
@@ -260,7 +260,8 @@ class Preparation:
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
-        aside = off_loop if one_of_many else self._body.aside
+        # A graph of the editor's may be much larger than its request, because subgraphs are repeated.
+        aside = off_loop if one_of_many or workflow.editor_file is not None else self._body.aside
         report = await aside(self.check_graph, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):

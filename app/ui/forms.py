@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from app.api.context import context_of, tenant_of
+from app.auth import NO_TENANT
 from app.body import Body
 from app.heavy import off_loop
 from app.problems import Problem
@@ -17,13 +18,15 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 4 * 1024 * 1024
 """Largest form of a session: a prompt of `max_text_bytes` takes up to three times as much when it is encoded."""
 MAX_LOGIN_BYTES = 8 * 1024
-"""Largest form of somebody who is not logged in, and so not counted for any tenant."""
+"""Largest form of somebody who is not logged in. All of these count as one tenant."""
 SMALL_BYTES = 64 * 1024
 """A larger form takes one of the places for large bodies, as a body of /v1 does."""
 QUICK_BYTES = 16 * 1024
 """A larger form is decoded in a thread: 4 MiB of escapes take half a second."""
 MAX_FIELDS = 500
 FORM_TIME_S = 30.0
+LOGIN_TIME_S = 5.0
+"""Seconds for the form of somebody who is not logged in."""
 
 Form = Mapping[str, str]
 
@@ -38,7 +41,8 @@ async def form_of(request: Request, *, is_public: bool) -> AsyncIterator[Form]:
         raise Problem("unsupported-media-type", f"the form's Content-Type is not {FORM_TYPE}")
     with ExitStack() as held:
         try:
-            async with asyncio.timeout(min(FORM_TIME_S, context_of(request).config.max_body_s)):
+            limit_s = LOGIN_TIME_S if is_public else FORM_TIME_S
+            async with asyncio.timeout(min(limit_s, context_of(request).config.max_body_s)):
                 body = await _received(request, held, is_public=is_public)
         except TimeoutError:
             detail = "the form did not come in time"
@@ -49,8 +53,7 @@ async def form_of(request: Request, *, is_public: bool) -> AsyncIterator[Form]:
 async def _received(request: Request, held: ExitStack, *, is_public: bool) -> bytes:
     context, limit = context_of(request), MAX_LOGIN_BYTES if is_public else MAX_FORM_BYTES
     body, has_place = bytearray(), False
-    if not is_public:
-        held.enter_context(context.unfinished.counted(tenant_of(request)))
+    held.enter_context(context.unfinished.counted(NO_TENANT if is_public else tenant_of(request)))
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:

@@ -29,18 +29,15 @@ def _layers(sources: Sources) -> list[list[str]]:
     depth: dict[str, int] = {}
     # Without recursion, since a chain may be as long as the graph.
     for start in sources:
-        waiting, open_nodes = [start], set[str]()
-        while waiting:
-            node_id = waiting[-1]
-            if node_id in depth:  # several nodes read from it
-                waiting.pop()
+        path, opened = ([] if start in depth else [(start, iter(sources[start]))]), {start}
+        while path:
+            node_id, rest = path[-1]
+            deeper = next((one for one in rest if one not in depth and one not in opened), None)
+            if deeper is not None:
+                opened.add(deeper)
+                path.append((deeper, iter(sources[deeper])))
                 continue
-            missing = [one for one in sources[node_id] if one not in depth and one not in open_nodes]
-            if missing:
-                open_nodes.add(node_id)
-                waiting += missing
-                continue
-            waiting.pop()
+            path.pop()
             depth[node_id] = 1 + max((depth.get(one, -1) for one in sources[node_id]), default=-1)
     layers: list[list[str]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
     for node_id in sources:

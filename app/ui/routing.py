@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from app.api.context import context_of
+from app.api.context import context_of, tenant_of
 from app.ui.forms import Form, form_of
 from app.ui.guard import CSRF_FIELD, ROOT, check_origin, check_token
 from app.ui.pages import page_headers
@@ -16,13 +16,22 @@ from app.ui.sessions import Session
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def page(path: str, handler: Handler, name: str, *, is_public: bool = False) -> Route:
-    """Return the route of a page. `path` is below the root of the pages."""
+def page(path: str, handler: Handler, name: str, *, is_public: bool = False, holds_documents: bool = False) -> Route:
+    """Return the route of a page. `path` is below the root of the pages.
+
+    `holds_documents` gives it one of the places for large documents, since it has a graph and its inputs in memory.
+    """
 
     async def respond(request: Request) -> Response:
         if not is_public and session_or_none(request) is None:
             return _to_login(request)
-        return await handler(request)
+        if not holds_documents:
+            return await handler(request)
+        leave = await context_of(request).large_bodies.enter(tenant_of(request))
+        try:
+            return await handler(request)
+        finally:
+            leave()
 
     return Route(path, respond, methods=["GET"], name=f"ui_{name}")
 

@@ -7,6 +7,7 @@ the job must bring. Each of these files gets a field of its own, named as the lo
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -84,7 +85,8 @@ async def show(request: Request) -> Response:
     graph, job_id = "", request.query_params.get("from")
     if job_id is not None:
         graph = await _of_job(context_of(request), tenant_of(request), job_id)
-    return render(request, "trial.html", graph=graph, checked=None)
+    # In the thread, because the graph may have a megabyte to escape.
+    return await off_loop(partial(render, request, "trial.html", graph=graph, checked=None))
 
 
 async def check(request: Request) -> Response:
@@ -200,7 +202,7 @@ def _indented(document: bytes) -> str:
 
 
 ROUTES = (
-    page("/try", show, "show_trial"),
+    page("/try", show, "show_trial", holds_documents=True),
     action("/try", run, "run_trial"),
     action("/try/check", check, "check_trial"),
 )

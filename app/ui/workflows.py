@@ -32,6 +32,8 @@ HISTORY = 5
 INPUT_PREFIX, UPLOAD_PREFIX, FILENAME_PREFIX = "input.", "upload.", "filename."
 MOST_SLIDER_STEPS = 10_000
 """A slider with more steps could not be set exactly; the field next to it can."""
+MOST_REPEATED = 64 * 1024
+"""Characters of an earlier job's text that the form repeats; a longer one is left to its default."""
 LONG_TEXT = 60
 """A default text of more characters gets a field of several lines, as every prompt does."""
 
@@ -59,15 +61,13 @@ async def show(request: Request) -> Response:
     )
     catalogue, runs = await both(context.stores.engine_info.catalogue(DEFAULT_POOL), finding)
     values = await _earlier_values(context, tenant, workflow, request.query_params.get("from"))
-    row = await off_loop(workflow_row, workflow, catalogue)
-    return render(
-        request,
-        "workflow.html",
-        workflow=row,
-        fields=[_field(one, values.get(one.name)) for one in row.inputs],
-        runs=runs.rows,
-        now=now,
-    )
+
+    def rendered() -> Response:
+        row = workflow_row(workflow, catalogue)
+        fields = [_field(one, values.get(one.name)) for one in row.inputs]
+        return render(request, "workflow.html", workflow=row, fields=fields, runs=runs.rows, now=now)
+
+    return await off_loop(rendered)
 
 
 async def run(request: Request) -> Response:
@@ -163,11 +163,12 @@ async def _earlier_values(
         return {}
     given = {(one.node, one.field): one.value for one in inputs}
     places = {name: next(named.targets()) for name, named in workflow.manifest.inputs.items() if not named.is_file}
-    return {name: given[place] for name, place in places.items() if place in given}
+    found = {name: given[place] for name, place in places.items() if place in given}
+    return {name: value for name, value in found.items() if not isinstance(value, str) or len(value) <= MOST_REPEATED}
 
 
 ROUTES = (
     page("/workflows", show_all, "list_workflows"),
-    page("/workflows/{name}", show, "show_workflow"),
+    page("/workflows/{name}", show, "show_workflow", holds_documents=True),
     action("/workflows/{name}/run", run, "run_workflow"),
 )

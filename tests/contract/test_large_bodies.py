@@ -260,6 +260,8 @@ async def test_the_total_nodes_of_a_batch_are_limited(clock: ManualClock) -> Non
         assert (await sent(api, few, "/v1/batches")).status_code == 202
         refused = await sent(api, many, "/v1/batches")
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
+        refused = await sent(api, {"jobs": [{"workflow": BLUE}] * 51}, "/v1/batches")
+        assert (refused.status_code, refused.json()["pointer"]) == (422, "/jobs/50")
 
 
 async def test_input_sets_are_checked_off_the_event_loop(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,22 @@
 """The pages without a browser: what they show, what their forms do, and what they cost."""
 
+import asyncio
 import html
 import json
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
+from app.config import ApiConfig
 from storage import keys
 from storage.access.key_store import KeyScope
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit, work
-from tests.support.browsers import logged_in
+from tests.support.browsers import browser_of, logged_in
 from tests.support.counted_bucket import CountedBucket
 from tests.support.records import OUTPUT
 
@@ -282,3 +285,44 @@ async def test_a_form_names_a_receiver(memory_api: Api) -> None:
         assert record.webhook_url == "https://example.com/hook"
         refused = await browser.post("/ui/workflows/words/run", {**fields, "webhook_url": "ftp://example.com"})
         assert (refused.status_code, "webhook_url" in refused.text) == (422, True)
+
+
+async def test_pages_with_documents_wait_for_a_place(clock: ManualClock) -> None:
+    """The page of a job, whose graph and inputs may have megabytes, takes a place for large requests;
+    the list of jobs does not.
+    """
+    config = ApiConfig(api_key=KEY, max_large_requests=2)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, logged_in(api) as browser:
+        job_id = (await submit(api))["job_id"]
+        leave = await api.app.state.context.large_bodies.enter("default")
+        for path in (f"/ui/jobs/{job_id}", f"/ui/jobs/{job_id}/workflow", "/ui/try", "/ui/workflows/still"):
+            page = asyncio.create_task(browser.get(path))
+            assert (await browser.get("/ui/jobs")).status_code == 200
+            await asyncio.wait({page}, timeout=0.05)
+            assert not page.done(), path
+            leave()
+            assert (await page).status_code == 200
+            leave = await api.app.state.context.large_bodies.enter("default")
+
+
+async def test_forms_of_nobody_are_counted(clock: ManualClock) -> None:
+    """Unfinished logins count together, so that connections without a key hold a bounded number of them."""
+    config = ApiConfig(api_key=KEY, max_unfinished_requests=1)
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"key="
+        begun.set()
+        await gate.wait()
+
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, browser_of(api) as browser:
+        origin = str(browser.client.base_url).rstrip("/")
+        headers = {"origin": origin, "sec-fetch-site": "same-origin"}
+        form = {**headers, "content-type": "application/x-www-form-urlencoded"}
+        stalled = asyncio.create_task(browser.client.post("/ui/login", content=slow(), headers=form))
+        await begun.wait()
+        while (answer := await browser.post("/ui/login", {"key": KEY})).status_code != 429:
+            assert answer.status_code == 303  # the first form has not arrived yet
+        gate.set()
+        assert (await stalled).status_code == 401
+        assert (await browser.post("/ui/login", {"key": KEY})).status_code == 303
