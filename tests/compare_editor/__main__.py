@@ -10,6 +10,7 @@ and `bp__NAME`) and needs no browser. `--record` writes the editor's answers to 
 import argparse
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make compare-editor", description=__doc__)
     parser.add_argument("--object-info", type=Path)
     parser.add_argument("--expected", type=Path)
-    parser.add_argument("--chromium", default="chromium")
+    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium", help="the browser's program")
     parser.add_argument("--record", action="store_true")
     return parser.parse_args()
 

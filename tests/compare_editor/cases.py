@@ -49,6 +49,30 @@ _FORMAT = {
     ]
 }
 _GROWN = {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 1, "max": 9}}
+_NESTED_GROWN = {"key": "grow", "inputs": {"required": {"size": ["INT", {}], "images": ["COMFY_AUTOGROW_V3", _GROWN]}}}
+WIDGETS: Mapping[str, tuple[str, Json]] = {
+    "Box": ("BOUNDING_BOX", {}),
+    "Boxes": ("BOUNDING_BOXES", {}),
+    "Chart": ("CHART", {"data": {"labels": []}}),
+    "Color": ("COLOR", {}),
+    "Colors": ("COLORS", {}),
+    "Compare": ("IMAGECOMPARE", {}),
+    "Compositor": ("COMPOSITOR", {}),
+    "Curve": ("CURVE", {}),
+    "Gallery": ("GALLERIA", {}),
+    "Lights": ("LIGHT_INFO_PREVIEW", {}),
+    "Markdown": ("MARKDOWN", {}),
+    "Mask": ("STRING", {"widgetType": "PAINTER", "image_upload": True, "default": "", "multiline": False}),
+    "Many": ("COMBO", {"options": ["p", "q"], "multi_select": True}),
+    "Painter": ("PAINTER", {}),
+    "Player": ("AUDIO_UI", {}),
+    "Range": ("RANGE", {}),
+    "Resolution": ("RESOLUTION_PREVIEW", {}),
+    "Stepped": ("FLOAT", {"control_after_generate": True}),
+    "TextArea": ("TEXTAREA", {}),
+    "Trim": ("VIDEO_EDIT", {"features": ["trim"]}),
+}
+"""The types of widgets beyond numbers and texts, each in a class of its own, between two numbers."""
 OBJECT_INFO: dict[str, Json] = {
     one["name"]: one
     for one in (
@@ -81,6 +105,18 @@ OBJECT_INFO: dict[str, Json] = {
             "DemoChoice",
             {"pick": ["COMBO", {"options": ["a", "b"], "control_after_generate": True}], "after": ["INT", {}]},
             [],
+        ),
+        _class("DemoUpload", {"image": [["x.png"], {"image_upload": True}], "size": ["INT", {}]}, ["IMAGE"]),
+        _class("DemoNested", {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": [_NESTED_GROWN]}]}, []),
+        _class(
+            "Save3DAdvanced",
+            {"filename_prefix": ["STRING", {}], "viewport_state": ["LOAD_3D", {}], "width": ["INT"], "height": ["INT"]},
+            [],
+            output=True,
+        ),
+        *(
+            _class(f"Demo{name}", {"before": ["INT", {}], "it": [kind, options], "after": ["INT", {"default": 3}]}, [])
+            for name, (kind, options) in WIDGETS.items()
         ),
         _class("DemoShow", {"image": ["*"]}, [], output=True),
         _class("DemoInt", {"value": ["INT", {"default": 1}]}, ["INT"]),
@@ -190,6 +226,8 @@ def cases() -> Iterator[tuple[str, Json]]:
     yield from _modes()
     yield from _virtual()
     yield from _values()
+    yield from _widget_types()
+    yield from _views()
     yield from _subgraphs()
 
 
@@ -272,6 +310,32 @@ def _values() -> Iterator[tuple[str, Json]]:
     grow = Draft().node(1, "DemoSource").node(2, "DemoGrow", (4,))
     grow.link(1, 1, 2, "images.image0", "IMAGE").link(1, 1, 2, "images.image1", "IMAGE")
     yield "growing input", grow.document()
+    nested = Draft().node(1, "DemoSource").node(2, "DemoNested", ("grow", 4))
+    nested.link(1, 1, 2, "model.images.image0", "IMAGE").link(1, 1, 2, "model.images.image1", "IMAGE")
+    yield "growing input in an option", nested.document()
+    yield "unknown option", Draft().node(1, "DemoFormat", ("webm", 16, 5)).document()
+    yield "upload", Draft().node(1, "DemoUpload", ("x.png", 5, "image")).document()
+    yield "texts of objects", Draft().node(1, "DemoText", ({"a": 1},)).node(2, "DemoText", ([1, [2, None]],)).document()
+
+
+def _widget_types() -> Iterator[tuple[str, Json]]:
+    for name in WIDGETS:
+        draft = Draft().node(1, f"Demo{name}").node(2, f"Demo{name}", (7, 9)).node(3, f"Demo{name}", (7, "it", 9))
+        draft.node(4, f"Demo{name}", (7, {"points": [[0, 0], [1, 1]]}, 8, 9)).node(5, f"Demo{name}", (7, [1, 2], 9))
+        yield f"widget {name}", draft.node(6, f"Demo{name}", (7, None, 9)).document()
+
+
+def _views() -> Iterator[tuple[str, Json]]:
+    for name, camera in {
+        "default": None,
+        "wide angle": {"cameraType": "perspective", "fov": 60, "state": {"position": {"x": 1, "y": 2, "z": 3}}},
+        "orthographic": {"cameraType": "orthographic", "fov": 35},
+    }.items():
+        properties = {"Camera Config": camera} if camera else {}
+        yield (
+            f"3D view, {name}",
+            Draft().node(1, "Save3DAdvanced", ("p", "", 512, 1024), properties=properties).document(),
+        )
 
 
 def _subgraphs() -> Iterator[tuple[str, Json]]:

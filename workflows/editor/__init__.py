@@ -1,16 +1,18 @@
 """Conversion of what ComfyUI's editor saves to the API format that ComfyUI runs."""
 
-from workflows.editor.convert import Conversion, Note, convert
+from workflows.editor.convert import Conversion, DocumentNode, Note, convert
 from workflows.editor.positions import CanvasNode, positions
-from workflows.editor.proposals import Proposal, proposed_inputs, unknown_classes
+from workflows.editor.proposals import Proposal, proposed_inputs, unknown_nodes, unknown_notes
 
 __all__ = [
     "CanvasNode",
     "Conversion",
+    "DocumentNode",
     "Note",
     "Proposal",
     "convert",
     "positions",
     "proposed_inputs",
-    "unknown_classes",
+    "unknown_nodes",
+    "unknown_notes",
 ]

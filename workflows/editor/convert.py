@@ -13,17 +13,22 @@ from datetime import datetime
 from typing import Any
 
 from workflows.catalogue import Catalogue
+from workflows.editor import viewer
 from workflows.editor.document import BYPASS, NEVER, parse_document
 from workflows.editor.flatten import SILENT, VIRTUAL, Flattener, Placed, Scope, Source, Value
+from workflows.editor.growing import refuse_lost_links
 from workflows.editor.specials import (
+    exported_view,
     missing_class,
     refuse_browser_input,
     refuse_foreign_values,
-    refuse_shifted_links,
     refuse_unknown_choice,
+    unknown_choice,
 )
 from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_placeholders
-from workflows.editor.widgets import ABSENT, Widget
+from workflows.editor.widget_kinds import ABSENT, exported, literal
+from workflows.editor.widgets import Widget
+from workflows.errors import WorkflowError
 
 _PACK_FORMS = {
     "cnr_id": re.compile(r"[A-Za-z0-9][\w.-]{0,99}"),
@@ -45,11 +50,25 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentNode:
+    """Where a node of the graph stands in the editor's document: a JSON pointer, and a text for people."""
+
+    pointer: str
+    label: str
+
+    def locate(self, error: WorkflowError) -> None:
+        """Let an error of the graph point at the node in the editor's document."""
+        error.pointer = self.pointer
+        error.message = f"{error.message}; in the editor: {self.label}"
+
+
+@dataclass(frozen=True, slots=True)
 class Conversion:
-    """The graph in API format, and the notes in the order of the nodes."""
+    """The graph in API format, the notes in the order of the nodes, and the editor's node for each node by id."""
 
     workflow: dict[str, Any]
     notes: Sequence[Note]
+    document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
 
 
 def convert(raw: object, catalogue: Catalogue, *, now: datetime | None = None, draw: Draw | None = None) -> Conversion:
@@ -62,7 +81,7 @@ def convert(raw: object, catalogue: Catalogue, *, now: datetime | None = None, d
     emitter = _Emitter(flattener, now or datetime.now().astimezone(), draw or random.randrange)
     emitter.emit(flattener.root)
     emitter.drop_dangling()
-    return Conversion(emitter.workflow, emitter.notes)
+    return Conversion(emitter.workflow, emitter.notes, emitter.document_nodes)
 
 
 @dataclass(slots=True)
@@ -72,6 +91,7 @@ class _Emitter:
     draw: Draw
     workflow: dict[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    document_nodes: dict[str, DocumentNode] = field(default_factory=dict)
 
     def emit(self, scope: Scope) -> None:
         """Add the nodes of the scope and of the instances in it."""
@@ -87,6 +107,7 @@ class _Emitter:
                     self._note(placed, "replaced by what it passes on")
             else:
                 self.workflow[placed.id] = self._api_node(placed)
+                self.document_nodes[placed.id] = _document_node(placed)
 
     def drop_dangling(self) -> None:
         """Delete the links to nodes that are not in the graph."""
@@ -105,14 +126,16 @@ class _Emitter:
         inputs: dict[str, Any] = {}
         for widget in widgets.values.values():
             value = placed.scope.promoted.get((node.id, widget.name), widget.value)
+            if node.kind in viewer.CLASSES and widget.name == viewer.INPUT:
+                value = exported_view(node, placed.id, {one.name: one.value for one in widgets.values.values()})
             if value is not ABSENT:
-                inputs[widget.name] = _literal(self._exported(placed, widget, value))
+                inputs[widget.name] = exported(self._exported(placed, widget, value), widget.kind)
         for slot in widgets.slots:
             match self.flattener.input_of(placed, slot):
                 case Source(node_id, number):
                     inputs[slot.name] = [node_id, number]
                 case Value(value) if value is not ABSENT:
-                    inputs[slot.name] = _literal(value)
+                    inputs[slot.name] = literal(value)
         title = node.title or placed.about.title or node.kind
         return {"inputs": inputs, "class_type": node.kind, "_meta": {"title": title, **_pack(node.properties)}}
 
@@ -124,7 +147,8 @@ class _Emitter:
         refuse_browser_input(node, placed.id, placed.about)
         for one, value in placed.widgets.unknown_choices:
             refuse_unknown_choice(node, placed.id, one, value)
-        refuse_shifted_links(node, placed.id, placed.widgets.nested_links)
+            self._note(placed, f"{unknown_choice(one, value)}; the values after it may be shifted, as in the editor")
+        refuse_lost_links(node, placed.id, placed.about, placed.widgets)
 
     def _exported(self, placed: Placed, widget: Widget, value: Any) -> Any:
         """Return the value with what the editor writes into texts at export."""
@@ -146,16 +170,17 @@ class _Emitter:
         return found[0].widgets.values[widget].value
 
 
+def _document_node(placed: Placed) -> DocumentNode:
+    title = placed.node.title or placed.about.title or placed.node.kind
+    within = f" in the subgraph “{placed.scope.graph.name[:80]}”" if placed.scope.path else ""
+    return DocumentNode(placed.node.pointer, f"node {placed.node.id[:80]} “{title[:80]}”{within}")
+
+
 def _pack(properties: Mapping[str, Any]) -> dict[str, str]:
     """Return the node's pack and version as the editor exports them."""
     given = {name: value for name in _PACK_FORMS if isinstance(value := properties.get(name), str)}
     pack = {name: value for name, value in given.items() if _PACK_FORMS[name].fullmatch(value)}
     return {name: value.removeprefix("v") if name == "ver" else value for name, value in pack.items()}
-
-
-def _literal(value: Any) -> Any:
-    """Return a widget's value as a literal. A list is wrapped, because ComfyUI would take it for a link."""
-    return {"__value__": value} if isinstance(value, list) else value
 
 
 def _leads_nowhere(value: Any, workflow: Mapping[str, Any]) -> bool:

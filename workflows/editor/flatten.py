@@ -120,7 +120,7 @@ class Flattener:
         values = list(placed.node.values) if not isinstance(placed.node.values, Mapping) else []
         backed = {slot.name: one for slot in inner.graph.inputs if (one := self._backing(inner, slot))}
         for name, one in backed.items():
-            placed.widgets.values[name] = Widget(name, one.value, one.declared)
+            placed.widgets.values[name] = Widget(name, one.value, one.kind, one.declared)
         proxies = _proxies(placed.node.properties.get("proxyWidgets"))
         if proxies is None:
             for name, value in zip(backed, values, strict=False):

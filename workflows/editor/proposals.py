@@ -1,11 +1,12 @@
 """What else an editor's file says: classes that are not installed, and inputs that its author chose for App mode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from workflows.catalogue import Catalogue
-from workflows.editor.document import BYPASS, NEVER, parse_document
+from workflows.editor.convert import Note
+from workflows.editor.document import BYPASS, NEVER, EditorNode, parse_document
 from workflows.editor.flatten import VIRTUAL
 
 MOST_INPUTS = 200
@@ -22,16 +23,24 @@ class Proposal:
     value: Any
 
 
-def unknown_classes(raw: object, catalogue: Catalogue) -> list[str]:
-    """Return the classes of the document's active nodes that the catalogue lacks. Raises `BadEditorFile`."""
+def unknown_nodes(raw: object, catalogue: Catalogue) -> list[EditorNode]:
+    """Return the document's active nodes whose class the catalogue lacks. Raises `BadEditorFile`."""
     document = parse_document(raw)
-    kinds = {
-        node.kind
+    return [
+        node
         for graph in document.graphs()
         for node in graph.nodes.values()
-        if node.mode not in (NEVER, BYPASS) and node.kind not in VIRTUAL and node.kind not in document.definitions
-    }
-    return sorted(kind for kind in kinds if kind not in catalogue)
+        if node.mode not in (NEVER, BYPASS)
+        and node.kind not in VIRTUAL
+        and node.kind not in document.definitions
+        and node.kind not in catalogue
+    ]
+
+
+def unknown_notes(nodes: Iterable[EditorNode]) -> list[Note]:
+    """Return a note for each of these nodes, whose class is not installed."""
+    message = "is of the class {!r}, which is not installed"
+    return [Note(node.id, node.title or node.kind, message.format(node.kind[:80])) for node in nodes]
 
 
 def proposed_inputs(raw: object, workflow: Mapping[str, Any]) -> list[Proposal]:

@@ -5,6 +5,7 @@ from itertools import takewhile
 from typing import Any
 
 from workflows.declarations import InputDeclaration, NodeDeclaration
+from workflows.editor import viewer
 from workflows.editor.document import EditorNode
 from workflows.errors import NotConvertible
 
@@ -14,13 +15,15 @@ _SAVED_BY_NAME = "VHS_"
 _WITH_PICTURE = ("SaveGLB", "Preview3D")
 _NEEDS_A_BROWSER = {
     "LOAD_3D": "the editor renders a 3D scene for this input and uploads it",
+    "PREVIEW_3D": "the editor renders a 3D scene for this input",
+    "CAMERA_INFO_STATE": "the editor shows a 3D camera for this input",
+    "CAMERA_ANGLE_VIEW": "the editor shows a 3D camera for this input",
+    "COMFY_BRANCH_INPUT_NAMES": "the editor lists the linked inputs for this input",
+    "COMFY_BRANCH_SELECTOR": "the editor lists the linked inputs as the choices of this input",
+    "COMFY_DYNAMICGROUP_V3": "the editor numbers the rows of this input while it loads them",
     "WEBCAM": "the editor takes a picture with the webcam for this input",
     "AUDIO_RECORD": "the editor records sound for this input",
-    "COMPOSITOR": "the editor composes a picture for this input",
 }
-
-LINKS_KEPT = 3
-"""From this number on, links of a growing input inside a dynamic combo are not converted."""
 
 
 def added_widgets(kind: str, values: Sequence[Any], choice: Any) -> list[tuple[str, Any]]:
@@ -42,6 +45,8 @@ def added_widgets(kind: str, values: Sequence[Any], choice: Any) -> list[tuple[s
 def refuse_browser_input(node: EditorNode, node_id: str, about: NodeDeclaration) -> None:
     """Raise `NotConvertible` if an input's value exists only while the editor is open."""
     for one in about.inputs.values():
+        if node.kind in viewer.CLASSES and one.name == viewer.INPUT:
+            continue
         is_fetched = any(one.options.get(flag) for flag in ("remote", "remote_combo"))
         why = "the editor fetches the choices of this input" if is_fetched else _NEEDS_A_BROWSER.get(str(one.kind))
         if why is not None:
@@ -54,15 +59,38 @@ def refuse_browser_input(node: EditorNode, node_id: str, about: NodeDeclaration)
             )
 
 
+def exported_view(node: EditorNode, node_id: str, widgets: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the view of a 3D preview or saver. `widgets` are the values of its widgets."""
+    view = viewer.view(node.properties, widgets.get("width"), widgets.get("height"))
+    if view is None:
+        raise NotConvertible(
+            f"{node.label}: its width, height and camera do not give a view",
+            reason="3D view that cannot be calculated",
+            pointer=node.pointer,
+            node_id=node_id,
+            hint="set width and height of the node to numbers above 0",
+        )
+    return view
+
+
 def refuse_unknown_choice(node: EditorNode, node_id: str, one: InputDeclaration, value: Any) -> None:
-    """Raise `NotConvertible`: the positions after this input depend on an option that the class does not declare."""
-    raise NotConvertible(
-        f"{node.label}: `{one.name}` is set to {str(value)[:80]!r}, an option that the installed version does not have",
-        reason="unknown option of a dynamic combo",
-        pointer=node.pointer,
-        node_id=node_id,
-        hint="install the version that the workflow was made with, or choose another option in the editor",
-    )
+    """Raise `NotConvertible` if links lead to parts of an option that the class does not declare.
+
+    The editor removes the inputs of such an option, and the links into them may arrive at another input.
+    """
+    if any(slot.link is not None and slot.name.startswith(f"{one.name}.") for slot in node.inputs):
+        raise NotConvertible(
+            f"{node.label}: {unknown_choice(one, value)}, and inputs of this option are linked",
+            reason="links into an unknown option",
+            pointer=node.pointer,
+            node_id=node_id,
+            hint="install the version that the workflow was made with, or choose another option in the editor",
+        )
+
+
+def unknown_choice(one: InputDeclaration, value: Any) -> str:
+    """Describe a value of a dynamic combo that is none of its options."""
+    return f"`{one.name}` is set to {str(value)[:80]!r}, an option that the installed version does not have"
 
 
 def missing_class(node: EditorNode, node_id: str) -> NotConvertible:
@@ -108,19 +136,4 @@ def refuse_foreign_values(
             pointer=node.pointer,
             node_id=node_id,
             hint="save the file again with the versions that are installed here, or export it in API format",
-        )
-
-
-def refuse_shifted_links(node: EditorNode, node_id: str, linked: int) -> None:
-    """Raise `NotConvertible`: the editor loses or shifts links of a growing input inside a dynamic combo.
-
-    Frontend 1.58 restores these inputs while it still builds them. Two links always arrive; a third may be lost.
-    """
-    if linked >= LINKS_KEPT:
-        raise NotConvertible(
-            f"{node.label}: the editor itself loses some of the {linked} links of a growing input",
-            reason="growing input inside a dynamic combo",
-            pointer=node.pointer,
-            node_id=node_id,
-            hint="export the workflow in API format and check these inputs",
         )

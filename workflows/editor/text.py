@@ -107,4 +107,6 @@ def script_text(value: Any) -> str:
         if 1e-6 <= abs(value) < 1:
             return format(Decimal(repr(value)), "f")
         return re.sub(r"e([+-])0+", r"e\1", repr(value))
-    return str(value)
+    if isinstance(value, list):
+        return ",".join("" if one is None else script_text(one) for one in value)
+    return "[object Object]" if isinstance(value, dict) else str(value)

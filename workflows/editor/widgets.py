@@ -13,23 +13,19 @@ from workflows.declarations import InputDeclaration, NodeDeclaration, declared_i
 from workflows.editor.document import EditorNode, Slot, kind_of
 from workflows.editor.specials import added_widgets
 from workflows.editor.text import script_text
+from workflows.editor.widget_kinds import (
+    AUTOGROW,
+    DYNAMIC_COMBO,
+    GROUP,
+    IMAGE_COMPARE,
+    KINDS,
+    default_value,
+    options_of,
+    widget_kind,
+)
 
-ABSENT = object()
-"""The value of a widget that has none: a combo without choices. It does not appear in the API graph."""
 CONTROL = "control_after_generate"
 _SEEDS = ("seed", "noise_seed")
-_DEFAULTS = {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False, "COLOR": "#ffffff"}
-_WIDGET_KINDS = frozenset(
-    {*_DEFAULTS, "BOUNDING_BOX", "BOUNDING_BOXES", "COLORS", "CURVE", "IMAGECOMPARE", "PAINTER"}
-    | {"COMFY_DYNAMICCOMBO_V3"}
-)
-_COMPOSED: Mapping[str, Any] = {
-    "BOUNDING_BOX": {"x": 0, "y": 0, "width": 512, "height": 512},
-    "BOUNDING_BOXES": [],
-    "COLORS": [],
-    "IMAGECOMPARE": ["", ""],
-}
-_AUTOGROW, _GROUP, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICGROUP_V3", "COMFY_DYNAMICCOMBO_V3"
 MOST_WIDGETS = 1_000
 
 
@@ -39,6 +35,7 @@ class Widget:
 
     name: str
     value: Any
+    kind: str = ""
     declared: InputDeclaration | None = None
 
 
@@ -48,7 +45,6 @@ class Widgets:
 
     values: dict[str, Widget] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
-    nested_links: int = 0
     spare: int = 0
     unread: list[str] = field(default_factory=list)
     unknown_choices: list[tuple[InputDeclaration, Any]] = field(default_factory=list)
@@ -60,19 +56,6 @@ def ordered(about: NodeDeclaration) -> list[InputDeclaration]:
     return sorted(about.inputs.values(), key=lambda one: rank.get(one.name, len(rank)))
 
 
-def widget_kind(one: InputDeclaration) -> str | None:
-    """Return the type of the input's widget, or None for an input that can only be linked."""
-    if one.options.get("forceInput"):
-        return None
-    if one.is_combo:
-        return "COMBO"
-    for kind in (one.options.get("widgetType"), one.kind):
-        # A pack may have a widget of its own for a number or a text; its value is one all the same.
-        if isinstance(kind, str) and kind in _WIDGET_KINDS:
-            return kind
-    return None
-
-
 def has_control(one: InputDeclaration, kind: str) -> bool:
     """Report whether the widget is followed by a place for what happens to it after a run."""
     flag = one.options.get(CONTROL)
@@ -81,22 +64,6 @@ def has_control(one: InputDeclaration, kind: str) -> bool:
     if flag is None:
         return kind == "INT" and one.name in _SEEDS
     return bool(flag)
-
-
-def default_value(one: InputDeclaration, kind: str) -> Any:
-    given = one.options.get("default")
-    if kind == "COMBO":
-        return given if given is not None else next(iter(one.choices or ()), ABSENT)
-    if kind == _DYNAMIC_COMBO:
-        return next((option.get("key") for option in _options(one)), ABSENT)
-    if kind in _COMPOSED:
-        return given if given is not None else _COMPOSED[kind]
-    return given if given is not None else _DEFAULTS.get(kind)
-
-
-def _options(one: InputDeclaration) -> list[Mapping[str, Any]]:
-    listed = one.options.get("options")
-    return [option for option in listed if isinstance(option, Mapping)] if isinstance(listed, list) else []
 
 
 class _Places:
@@ -128,7 +95,7 @@ def read_widgets(node: EditorNode, about: NodeDeclaration) -> Widgets:
         _read_named(node.values, [*inputs, *about.widgets(node.values).values()], found)
         found.unread = [name for name in node.values if name not in found.values]
     else:
-        places = _Places(_without_forced(node.values, inputs))
+        places = _Places(_migrated(node.values, inputs))
         _read_places(places, inputs, found)
         first = next(iter(found.values.values()), None)
         for name, value in added_widgets(node.kind, places.rest(), first.value if first else None):
@@ -152,25 +119,29 @@ def _read_places(places: _Places, inputs: Sequence[InputDeclaration], found: Wid
         kind = widget_kind(one)
         if kind is None or len(found.values) > MOST_WIDGETS:
             continue
-        value = places.take(default_value(one, kind))
-        found.values[one.name] = Widget(one.name, _as_kept(value, one, kind), one)
-        if has_control(one, kind):
+        default = default_value(one, kind)
+        value = places.take(default) if KINDS[kind].saved else default
+        if KINDS[kind].exported:
+            found.values[one.name] = Widget(one.name, _as_kept(value, one, kind), kind, one)
+        for _ in range(_followers(one, kind)):
             places.take(None)
-            if kind == "COMBO":
-                places.take(None)
-        if kind == _DYNAMIC_COMBO:
-            if all(option.get("key") != value for option in _options(one)):
+        if kind == DYNAMIC_COMBO:
+            if not _has_option(one, value):
                 found.unknown_choices.append((one, value))
-            _read_places(places, list(_chosen(one, value)), found)
+            _read_places(places, list(chosen_parts(one, value)), found)
+
+
+def _followers(one: InputDeclaration, kind: str) -> int:
+    """Return how many places follow the widget's own."""
+    control = (2 if kind == "COMBO" else 1) if has_control(one, kind) else 0
+    return KINDS[kind].followers + control
 
 
 def _as_kept(value: Any, one: InputDeclaration, kind: str) -> Any:
     """Return the value as the widget keeps it. A text area makes a text of whatever it is given."""
-    if kind == "IMAGECOMPARE":
-        return ["", ""]  # two addresses of pictures of an earlier run, which the editor forgets when it loads a file
     if kind == "COMBO" and value is None:
-        return default_value(one, kind)
-    if kind == "STRING" and one.options.get("multiline"):
+        return "" if one.options.get("multi_select") else default_value(one, kind)
+    if KINDS[kind].is_text_area or (kind == "STRING" and one.options.get("multiline")):
         return "" if value is None else script_text(value)
     return value
 
@@ -178,41 +149,69 @@ def _as_kept(value: Any, one: InputDeclaration, kind: str) -> Any:
 def _read_named(values: Mapping[str, Any], inputs: Sequence[InputDeclaration], found: Widgets) -> None:
     for one in inputs:
         kind = widget_kind(one)
-        if kind is not None:
-            value = values.get(one.name, default_value(one, kind))
-            found.values[one.name] = Widget(one.name, value, one)
-            if kind == _DYNAMIC_COMBO:
-                _read_named(values, list(_chosen(one, value)), found)
+        if kind is not None and KINDS[kind].exported:
+            default = default_value(one, kind)
+            value = default if kind == IMAGE_COMPARE else values.get(one.name, default)
+            found.values[one.name] = Widget(one.name, value, kind, one)
+            if kind == DYNAMIC_COMBO:
+                _read_named(values, list(chosen_parts(one, value)), found)
 
 
-def _chosen(one: InputDeclaration, value: Any) -> Iterator[InputDeclaration]:
-    for option in _options(one):
-        if option.get("key") == value:
+def _has_option(one: InputDeclaration, value: Any) -> bool:
+    return any(_is_chosen(option, value) for option in options_of(one))
+
+
+def _is_chosen(option: Mapping[str, Any], value: Any) -> bool:
+    return bool(value) and option.get("key") == script_text(value)
+
+
+def chosen_parts(one: InputDeclaration, value: Any) -> Iterator[InputDeclaration]:
+    """Yield the inputs that the chosen option of a dynamic combo adds."""
+    for option in options_of(one):
+        if _is_chosen(option, value):
             yield from declared_inputs(option.get("inputs") or {}, f"{one.name}.").values()
 
 
-def _without_forced(values: Sequence[Any], inputs: Sequence[InputDeclaration]) -> Sequence[Any]:
-    """Drop the places that old versions saved for inputs with `forceInput`, if the count says that they are there."""
+def _migrated(values: Sequence[Any], inputs: Sequence[InputDeclaration]) -> Sequence[Any]:
+    """Drop places that old versions of the editor saved, if the count says that they are there.
+
+    These are the places of inputs with `forceInput`, and of widgets that have no place any more.
+    """
+    if any(one.kind == GROUP for one in inputs):
+        return values
     forced: list[bool] = []
     for one in inputs:
-        is_forced = bool(one.options.get("forceInput"))
-        if is_forced or widget_kind(one) is not None:
+        kind = widget_kind(one)
+        if one.options.get("forceInput") or (kind is not None and KINDS[kind].saved):
+            is_forced = bool(one.options.get("forceInput"))
             forced += [is_forced, False] if one.options.get(CONTROL) else [is_forced]
-    if not any(forced) or len(forced) != len(values):
+    layout = list(_layout(inputs))
+    if not any(forced) and len(values) == sum(layout):
         return values
-    return [value for value, drop in zip(values, forced, strict=True) if not drop]
+    kept = [value for place, value in enumerate(values) if place >= len(layout) or layout[place]]
+    counted = next((one for one in (kept, values) if len(one) == len(forced)), None)
+    if counted is None:
+        return values
+    return [value for value, drop in zip(counted, forced, strict=True) if not drop]
+
+
+def _layout(inputs: Sequence[InputDeclaration]) -> Iterator[bool]:
+    """Yield for each widget of a new node, parts included, whether the file has a place for it."""
+    for one in inputs:
+        kind = widget_kind(one)
+        if kind is not None:
+            yield KINDS[kind].saved
+            yield from [True] * _followers(one, kind)
+            if kind == DYNAMIC_COMBO:
+                yield from _layout(list(chosen_parts(one, default_value(one, kind))))
 
 
 def _slot_names(one: InputDeclaration, saved: Mapping[str, Slot], found: Widgets) -> Iterator[str]:
-    if one.kind in (_AUTOGROW, _GROUP):
-        grown = [name for name in saved if name.startswith(f"{one.name}.")]
-        if "." in one.name:
-            linked = sum(saved[name].link is not None for name in grown)
-            found.nested_links = max(found.nested_links, linked)
-        yield from grown
+    if one.kind in (AUTOGROW, GROUP):
+        yield from (name for name in saved if name.startswith(f"{one.name}."))
         return
     if not one.options.get("socketless"):
         yield one.name
-    if one.kind == _DYNAMIC_COMBO and one.name in found.values:
-        for part in _chosen(one, found.values[one.name].value):
+    if one.kind == DYNAMIC_COMBO and one.name in found.values:
+        for part in chosen_parts(one, found.values[one.name].value):
             yield from _slot_names(part, saved, found)

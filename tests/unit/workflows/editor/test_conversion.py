@@ -65,7 +65,6 @@ def with_class(name: str, inputs: dict[str, Any], module: str = "nodes") -> Cata
         ("Missing", (), "class not installed"),
         ("workflow>Mine", (), "group node"),
         ("Anything Everywhere", (), "Use Everywhere"),
-        ("DemoFormat", ("webm", 1, 2), "unknown option of a dynamic combo"),
         ("DemoInt", {"value": 3}, "values that only the pack's JavaScript can read"),
     ],
 )
@@ -130,17 +129,85 @@ def test_get_nodes_take_what_the_set_node_of_their_name_gets() -> None:
     assert refusal(document).reason == "GetNode without a SetNode"
 
 
-def test_growing_links_that_the_editor_may_lose_are_refused() -> None:
-    """Three links of a growing input inside a dynamic combo are not certain, two are."""
-    grown = {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 0, "max": 9}}
-    option = {"key": "one", "inputs": {"required": {"images": ["COMFY_AUTOGROW_V3", grown]}}}
-    catalogue = with_class("Model", {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": [option]}]})
-    draft = Draft().node(1, "DemoSource").node(2, "Model", ("one",))
-    for number in range(2):
-        draft.link(1, 1, 2, f"model.images.image{number}", "IMAGE")
-    assert len(convert(draft.document(), catalogue).workflow["2"]["inputs"]) == 3
-    with pytest.raises(NotConvertible, match="loses some of the 3 links"):
-        convert(draft.link(1, 1, 2, "model.images.image2", "IMAGE").document(), catalogue)
+GROWN = {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 0, "max": 9}}
+MORE = {"template": {**GROWN["template"], "max": 5}}
+
+
+def growing(links: dict[str, int], option: str = "first", widget: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Convert a node of a class with growing inputs in the options of a dynamic combo."""
+    first = {"images": ["COMFY_AUTOGROW_V3", GROWN], "films": ["COMFY_AUTOGROW_V3", GROWN], "size": ["INT", {}]}
+    other = {"images": ["COMFY_AUTOGROW_V3", MORE], "new": ["COMFY_AUTOGROW_V3", GROWN]}
+    options = [{"key": "first", "inputs": {"required": first}}, {"key": "other", "inputs": {"required": other}}]
+    catalogue = with_class("Model", {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": options}]})
+    draft = Draft().node(1, "DemoSource").node(2, "Model", (option,))
+    for name, count in links.items():
+        for number in range(count):
+            draft.link(1, 1, 2, f"model.{name}.image{number}", "IMAGE")
+    if widget is not None:
+        draft.nodes[2]["inputs"].append(widget)
+    inputs: dict[str, Any] = convert(draft.document(), catalogue).workflow["2"]["inputs"]
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("links", "option", "widget"),
+    [
+        ({"images": 3}, "first", None),
+        ({"images": 2, "films": 1}, "first", None),
+        ({"images": 2}, "other", None),
+        ({"new": 2}, "other", None),
+        ({"images": 1}, "other", {"name": "model", "type": "COMBO", "link": None, "widget": {"name": "model"}}),
+    ],
+)
+def test_growing_links_that_the_editor_may_lose_are_refused(links: Any, option: str, widget: Any) -> None:
+    """The shapes of nodes that lost links in the editor are refused."""
+    with pytest.raises(NotConvertible, match="may lose or shift the links into model"):
+        growing(links, option, widget)
+
+
+@pytest.mark.parametrize(
+    ("links", "option"), [({"images": 2}, "first"), ({"images": 1, "films": 1}, "first"), ({"images": 1}, "other")]
+)
+def test_growing_links_that_the_editor_keeps_are_converted(links: Any, option: str) -> None:
+    """The shapes of nodes that kept all their links in the editor are converted with all of them."""
+    assert sum(isinstance(value, list) for value in growing(links, option).values()) == sum(links.values())
+
+
+def test_links_into_an_unknown_option_are_refused() -> None:
+    """An option that the class lacks is converted with a note, but not if its inputs are linked."""
+    draft = Draft().node(1, "DemoSource").node(2, "DemoFormat", ("webm", 5), title="Film")
+    note = convert(draft.document(), CATALOGUE).notes[0]
+    assert "`format` is set to 'webm', an option that the installed version does not have" in note.message
+    assert (note.node_id, note.title) == ("2", "Film")
+    error = refusal(draft.link(1, 1, 2, "format.sound", "IMAGE").document())
+    assert (error.reason, error.pointer) == ("links into an unknown option", "/nodes/1")
+
+
+@pytest.mark.parametrize(
+    "kind", ["PREVIEW_3D", "CAMERA_INFO_STATE", "COMFY_BRANCH_SELECTOR", "COMFY_DYNAMICGROUP_V3", "WEBCAM"]
+)
+def test_inputs_that_only_the_editor_fills_in_are_refused(kind: str) -> None:
+    """The editor calculates these inputs while the file is open."""
+    with pytest.raises(NotConvertible, match="node 1 “Mine”"):
+        convert(Draft().node(1, "Scene", (1,), title="Mine").document(), with_class("Scene", {"x": [kind, {}]}))
+
+
+def test_a_view_without_a_size_is_refused() -> None:
+    """The view of a 3D preview depends on its width and height."""
+    error = refusal(Draft().node(1, "Save3DAdvanced", ("p", "", 0, 5)).document())
+    assert error.reason == "3D view that cannot be calculated"
+
+
+def test_nodes_are_found_in_the_document() -> None:
+    """Each node of the graph has the pointer of the editor's node, inside subgraph definitions too."""
+    found, inside = definition(1, {}, {})
+    part = seal(found, inside.node(5, "DemoInt", (1,), title="Mine"))
+    nodes = convert(Draft().node(2, part["id"]).node(3, "DemoInt", (2,)).document(part), CATALOGUE).document_nodes
+    assert {node_id: node.pointer for node_id, node in nodes.items()} == {
+        "2:5": "/definitions/subgraphs/0/nodes/0",
+        "3": "/nodes/1",
+    }
+    assert nodes["2:5"].label == "node 5 “Mine” in the subgraph “Part 1”"
 
 
 def test_notes_say_what_became_of_each_node() -> None:
@@ -285,6 +352,8 @@ def test_placeholders_are_filled_or_left() -> None:
         (1e21, "1e+21"),
         (1e-7, "1e-7"),
         (1e-5, "0.00001"),
+        ({"a": 1}, "[object Object]"),
+        ([1, [None, "b"]], "1,,b"),
     ],
 )
 def test_values_become_text_as_in_the_browser(value: Any, text: str) -> None:
