@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.catalogue import Catalogue
-from workflows.editor import convert, unknown_classes
+from workflows.editor import convert, unknown_nodes
 from workflows.errors import WorkflowError
 from workflows.graph import Graph, is_editor_file, parse_graph
 from workflows.inventory import Model, folder_of_loader
@@ -111,7 +111,7 @@ def _graph(
             "the engine's node classes are not known yet, and the conversion needs them",
             "start a worker first, which publishes them",
         )
-    if unknown_classes(document, catalogue):
+    if unknown_nodes(document, catalogue):
         named = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
         return None, Refusal(
             f"the engine lacks the node classes {named}, and the conversion needs them",

@@ -1,6 +1,6 @@
 """POST /v1/workflows/convert: what ComfyUI's editor saves, converted to the API format."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from app.submission.foreign import job_form, relocated
 from app.submission.preparation import parsed
 from storage.keys import DEFAULT_POOL
 from workflows.catalogue import Catalogue
-from workflows.editor import Conversion, Note, convert, proposed_inputs, unknown_classes
+from workflows.editor import Note, convert, proposed_inputs, unknown_nodes, unknown_notes
 from workflows.errors import UiFormat, WorkflowError
 from workflows.graph import is_editor_file
 
@@ -73,27 +73,30 @@ def converted(document: Any, catalogue: Catalogue) -> Converted:
     if not is_editor_file(document):
         if not isinstance(document, dict):
             raise Problem("not-a-workflow", "a workflow is a JSON object", pointer="/workflow")
-        return _view(Conversion(document, ()), (), document)
+        return _view(document, (), document)
     try:
         if not catalogue.is_known:
             hint = (
                 "start a worker first, which publishes the node classes; or in ComfyUI choose Workflow → Export (API)"
             )
             raise UiFormat("the node classes of this pool are not known yet, and the conversion needs them", hint=hint)
-        unknown = unknown_classes(document, catalogue)
-        return _view(None if unknown else convert(document, catalogue), unknown, document)
+        unknown = unknown_nodes(document, catalogue)
+        if unknown:
+            return _view(None, unknown_notes(unknown), document, unknown={node.kind for node in unknown})
+        conversion = convert(document, catalogue)
+        return _view(conversion.workflow, conversion.notes, document)
     except WorkflowError as error:
         raise of_workflow(error, "/workflow") from error
 
 
-def _view(conversion: Conversion | None, unknown: Sequence[str], document: Any) -> Converted:
-    workflow = conversion.workflow if conversion else None
-    notes: Sequence[Note] = conversion.notes if conversion else ()
+def _view(
+    workflow: dict[str, Any] | None, notes: Sequence[Note], document: Any, unknown: Collection[str] = ()
+) -> Converted:
     inputs = proposed_inputs(document, workflow or {})
     return Converted(
         workflow=workflow,
         notes=[ConversionNote(node=note.node_id, title=note.title, message=note.message) for note in notes],
-        unknown_classes=list(unknown),
+        unknown_classes=sorted(unknown),
         inputs=[ProposedInput(node=one.node, field=one.field, title=one.title, value=one.value) for one in inputs],
     )
 

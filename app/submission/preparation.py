@@ -4,7 +4,7 @@ counts → graph → inputs → node classes → input files (decode, fetch, res
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -26,7 +26,7 @@ from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows import strangers
 from workflows.catalogue import Catalogue
-from workflows.editor import convert
+from workflows.editor import DocumentNode, convert
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, is_editor_file, parse_graph
 from workflows.policy import GraphTrust
@@ -59,6 +59,8 @@ class PreparedWorkflow:
     graph: Graph
     shape: str
     editor_file: bytes | None = None
+    document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
+    """Where the nodes stand in the editor's file."""
 
     @classmethod
     def of(cls, document: Any) -> "PreparedWorkflow":
@@ -69,7 +71,14 @@ class PreparedWorkflow:
     @classmethod
     def of_editor(cls, document: Any, catalogue: Catalogue) -> "PreparedWorkflow":
         """Convert a file of ComfyUI's editor. Raises `WorkflowError`."""
-        return replace(cls.of(convert(document, catalogue).workflow), editor_file=to_json(document))
+        made = convert(document, catalogue)
+        return replace(cls.of(made.workflow), editor_file=to_json(document), document_nodes=made.document_nodes)
+
+    def located(self, error: WorkflowError) -> WorkflowError:
+        """Let an error of the graph point into the document that was submitted, if that is a file of the editor."""
+        if error.node_id is not None and (node := self.document_nodes.get(error.node_id)) is not None:
+            node.locate(error)
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +215,12 @@ class Preparation:
         if len(options.media) > config.max_media:
             detail = f"{len(options.media)} media, at most {config.max_media} are allowed"
             raise Problem("too-many-media", detail, pointer=f"{root}/media")
-        for field, value, limit in (
+        for name, value, limit in (
             ("timeout_s", options.timeout_s, config.max_timeout_s),
             ("retain_days", options.retain_days, config.retain_s / DAY_S),
         ):
             if value is not None and value > limit:
-                raise _beyond(f"{root}/{field}", f"{field} is {value:g}, at most {limit:g} is allowed")
+                raise _beyond(f"{root}/{name}", f"{name} is {value:g}, at most {limit:g} is allowed")
         if options.gpu is not None and options.gpu not in config.gpu_pools:
             known = f"this deployment has {', '.join(config.gpu_pools)}" if config.gpu_pools else "it has no pools"
             raise Problem("unknown-gpu", f"there is no pool {options.gpu!r}: {known}", pointer=f"{root}/gpu")
@@ -262,7 +271,7 @@ class Preparation:
         brought = frozenset((*names, *(picture.name for picture in pictures)))
         # A graph of the editor's may be much larger than its request, because subgraphs are repeated.
         aside = off_loop if one_of_many or workflow.editor_file is not None else self._body.aside
-        report = await aside(self.check_graph, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        report = await aside(self.check_graph, workflow, values, brought, catalogue, inputs_at, workflow_at)
         # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
@@ -283,7 +292,7 @@ class Preparation:
 
     def check_graph(
         self,
-        graph: Graph,
+        workflow: PreparedWorkflow,
         values: Sequence[Input],
         brought: frozenset[str],
         catalogue: Catalogue,
@@ -293,21 +302,27 @@ class Preparation:
         """Apply the values, and validate the graph by the deployment's rules and the engine's. Raises `Problem`."""
         # The policy and the rules apply to the graph with its inputs set: an input may carry what they refuse.
         try:
-            applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in values])
+            applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
-        self._check_safety(applied, catalogue, workflow_at)
-        return catalogue.check(applied, brought)
+        try:
+            self._check_safety(applied, catalogue)
+        except WorkflowError as error:
+            raise of_workflow(workflow.located(error), workflow_at) from error
+        report = catalogue.check(applied, brought)
+        given = {pointer(one.node, "inputs", one.field) for one in values}
+        for fault in report.faults:
+            # A value that `inputs` sets stands there, and not in the file.
+            if fault.pointer not in given:
+                workflow.located(fault)
+        return report
 
-    def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
+    def _check_safety(self, graph: Graph, catalogue: Catalogue) -> None:
         """Apply the node policy and, for strangers' graphs, the stricter input rules."""
         # The published object_info may be missing or stale here, so the worker applies the strangers' rules again.
-        try:
-            self._config.node_policy.check(graph, self._graphs)
-            if self._graphs == "strangers":
-                strangers.check(graph, catalogue)
-        except WorkflowError as error:
-            raise of_workflow(error, where) from error
+        self._config.node_policy.check(graph, self._graphs)
+        if self._graphs == "strangers":
+            strangers.check(graph, catalogue)
 
     async def catalogue(self, gpu: str | None) -> Catalogue:
         """Return the pool's catalogue, read once per request so that all jobs are validated against the same one."""

@@ -23,7 +23,7 @@ from app.outcome import outcome_of
 from app.problems import Problem, of_report, of_workflow
 from app.submission.acceptance import Identity
 from app.submission.foreign import job_form
-from app.submission.preparation import Preparation
+from app.submission.preparation import Preparation, PreparedWorkflow
 from app.ui.drawing import Drawing, drawing_of
 from app.ui.forms import Form, form_body
 from app.ui.job import live_values
@@ -35,7 +35,6 @@ from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import positions
 from workflows.errors import MissingModel, UnknownNodeClass, WorkflowError
-from workflows.graph import Graph
 from workflows.input_files import needed_files
 from workflows.inspection import FoundPack, inspect
 from workflows.needs import NeededModel
@@ -149,7 +148,7 @@ async def _checked(context: Context, principal: Principal, body: Body, document:
         graph, notes = conversion.workflow, conversion.notes
     preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
     workflow = await preparation.workflow(graph, "", DEFAULT_POOL)
-    found = await off_loop(_checked_graph, preparation, workflow.graph, catalogue, document)
+    found = await off_loop(_checked_graph, preparation, workflow, catalogue, document)
     return replace(
         found,
         is_of_editor=needs.is_of_editor,
@@ -172,10 +171,13 @@ def _needs(document: Any, catalogue: Catalogue, published: Published | None) -> 
     )
 
 
-def _checked_graph(preparation: Preparation, graph: Graph, catalogue: Catalogue, document: Any) -> Checked:
+def _checked_graph(
+    preparation: Preparation, workflow: PreparedWorkflow, catalogue: Catalogue, document: Any
+) -> Checked:
     """Check a graph as if the job brought all files that it loads. Raises `Problem`. Runs off the event loop."""
+    graph = workflow.graph
     files = needed_files(graph, catalogue.declaration)
-    report = preparation.check_graph(graph, (), frozenset(files), catalogue, "/inputs", "")
+    report = preparation.check_graph(workflow, (), frozenset(files), catalogue, "/inputs", "")
     return Checked(
         nodes=len(graph.nodes),
         faults=[] if report.is_refusal else [fault.message for fault in report.faults],

@@ -79,21 +79,23 @@ def catalogue_of(path: Path) -> "Catalogue":
 def _offline(document: Json, catalogue: "Catalogue") -> Json:
     """Convert without a deployment, with the members of the API's answer. Raises `Refused`."""
     from workflows.editor import convert as convert_document
-    from workflows.editor import unknown_classes
+    from workflows.editor import unknown_nodes, unknown_notes
     from workflows.errors import WorkflowError
     from workflows.graph import is_editor_file
 
     if not is_editor_file(document):
         return {"workflow": document, "notes": [], "unknown_classes": []}
     try:
-        unknown = unknown_classes(document, catalogue)
-        if unknown:
-            return {"workflow": None, "notes": [], "unknown_classes": unknown}
-        conversion = convert_document(document, catalogue)
+        unknown = unknown_nodes(document, catalogue)
+        conversion = None if unknown else convert_document(document, catalogue)
     except WorkflowError as error:
         raise refusal(error.message, error.hint) from None
-    notes = [{"node": note.node_id, "title": note.title, "message": note.message} for note in conversion.notes]
-    return {"workflow": conversion.workflow, "notes": notes, "unknown_classes": []}
+    notes = conversion.notes if conversion else unknown_notes(unknown)
+    return {
+        "workflow": conversion.workflow if conversion else None,
+        "notes": [{"node": note.node_id, "title": note.title, "message": note.message} for note in notes],
+        "unknown_classes": sorted({node.kind for node in unknown}),
+    }
 
 
 def _write(workflow: Json, out: Path | None) -> None:

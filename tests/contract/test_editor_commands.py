@@ -87,11 +87,11 @@ async def test_unknown_classes_are_named(
 async def test_a_node_that_cannot_be_converted_is_refused_by_name(typed: Typed, tmp_path: Path, recorded: Path) -> None:
     """The message has the node, the reason and what to do."""
     saved = tmp_path / "film.json"
-    saved.write_text(json.dumps(Draft().node(7, "DemoFormat", ("webm",), title="Film").document()))
+    saved.write_text(json.dumps(Draft().node(7, "Save3DAdvanced", ("p", "", 0, 5), title="Film").document()))
     code, _, errors = await typed("workflows", "convert", str(saved), "--object-info", str(recorded))
     assert code == REFUSED
-    assert "node 7 “Film” (DemoFormat): `format` is set to 'webm'" in errors
-    assert "→ install the version" in errors
+    assert "node 7 “Film” (Save3DAdvanced): its width, height" in errors
+    assert "→ set width and height" in errors
 
 
 async def test_a_picture_brings_its_workflow(memory_api: Api, typed: Typed, tmp_path: Path, recorded: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.compare_editor.cases import OBJECT_INFO, Draft
+from tests.compare_editor.cases import OBJECT_INFO, Draft, definition, seal
 from tests.support.api_server import Api
 
 pytestmark = pytest.mark.anyio
@@ -67,17 +67,47 @@ async def test_all_unknown_classes_are_named_at_once(published: Api) -> None:
     document = Draft().node(1, "PackA").node(2, "PackB").node(3, "PackC", mode=2).node(4, "Note").document()
     shown = await post(published, "/v1/workflows/convert", {"workflow": document}, 200)
     assert (shown["workflow"], shown["unknown_classes"]) == (None, ["PackA", "PackB"])
+    assert [(note["node"], note["message"]) for note in shown["notes"]] == [
+        ("1", "is of the class 'PackA', which is not installed"),
+        ("2", "is of the class 'PackB', which is not installed"),
+    ]
 
 
 async def test_what_cannot_be_converted_is_a_problem(published: Api) -> None:
     """A refusal names the node, its place in the file, and what to do."""
-    document = Draft().node(1, "DemoFormat", ("webm",), title="My film").document()
+    document = Draft().node(1, "Scene", ("",), title="My film").document()
+    scene = {**OBJECT_INFO["DemoInt"], "name": "Scene", "input": {"required": {"scene": ["LOAD_3D", {}]}}}
+    engine_info = published.stores.engine_info
+    await engine_info.publish("default", {**OBJECT_INFO, "Scene": scene}, comfyui_version="0.33.0")
     shown = await post(published, "/v1/workflows/convert", {"workflow": document}, 422)
     assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("not-convertible", "/workflow/nodes/0")
-    assert "node 1 “My film” (DemoFormat)" in shown["detail"]
+    assert "node 1 “My film” (Scene)" in shown["detail"]
     assert shown["hint"]
     shown = await post(published, "/v1/workflows/convert", {"workflow": {"nodes": [1]}}, 422)
     assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("bad-editor-file", "/workflow/nodes/0")
+
+
+async def test_a_problem_of_the_graph_points_into_the_file(published: Api) -> None:
+    """A value that the graph's checks refuse is found in the editor's file, in a subgraph too."""
+    found, inside = definition(1, {"model": "MODEL"}, {"IMAGE": "IMAGE"})
+    inside.node(5, "DemoSample", (7, "fixed", 30, "unknown", "normal", 2.5, False), title="Mine")
+    part = seal(found, inside.link(-10, 0, 5, "model", "MODEL").link(5, 1, -20, "IMAGE", "IMAGE"))
+    draft = Draft().node(1, "DemoSource").node(2, part["id"], (), outputs=["IMAGE"]).node(3, "SaveImage", ("p",))
+    document = draft.link(1, 0, 2, "model", "MODEL").link(2, 0, 3, "images", "IMAGE").document(part)
+    shown = await post(published, "/v1/jobs", {"workflow": document}, 422)
+    assert shown["type"].endswith("value-not-in-list")
+    assert shown["pointer"] == shown["errors"][0]["pointer"] == "/workflow/definitions/subgraphs/0/nodes/0"
+    assert "in the editor: node 5 “Mine” in the subgraph “Part 1”" in shown["detail"]
+    assert "2:5" in shown["node_errors"]
+
+
+async def test_a_problem_of_an_input_points_at_the_input(published: Api) -> None:
+    """A wrong value that `inputs` sets is not looked for in the editor's file."""
+    draft = Draft().node(1, "DemoSource").node(2, "DemoSample", (7, "fixed")).node(3, "SaveImage", ("p",))
+    document = draft.link(1, 0, 2, "model", "MODEL").link(2, 1, 3, "images", "IMAGE").document()
+    body = {"workflow": document, "inputs": [{"node": "2", "field": "sampler", "value": "unknown"}]}
+    shown = await post(published, "/v1/jobs", body, 422)
+    assert shown["errors"][0]["pointer"] == "/inputs/0/value"
 
 
 async def test_without_node_classes_an_export_is_asked_for(memory_api: Api) -> None:
