@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
+# Empty means that Python keeps compiled modules; else every process that tests start would compile what it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image screenshots openapi licences clean compare compare-editor
 
 help: ## Print this list

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one real S3 server per test process, and stores on it or in memory."""
 
 import asyncio
+import gc
 import signal
 import tempfile
 import uuid
@@ -24,6 +25,7 @@ from storage.clock import ManualClock
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: containers would not stop
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+gc.disable()  # until `pytest_collection_finish`, as collected modules and tests stay
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
@@ -49,6 +51,14 @@ class _Files(LoadFileScheduling):  # type: ignore[misc]  # xdist ships no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     # The mark xdist_group has no effect with pytest 9.2, which no longer reads the attribute that xdist 3.8 sets.
     return _Files(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Exempt what was collected, thousands of tests, from every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

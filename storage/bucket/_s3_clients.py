@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from html import unescape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
@@ -11,7 +12,9 @@ from urllib.parse import unquote_plus
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageRefused, StorageUnavailable
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from botocore.exceptions import ClientError
+    from botocore.loaders import Loader
     from mypy_boto3_s3.client import S3Client
 
 _FOUND = "Keys"
@@ -46,10 +49,9 @@ class S3Config:
 
 def make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Client":
     """Create a client. With `attempts` 1 the SDK never repeats a request."""
-    import boto3
     from botocore.config import Config
 
-    return boto3.session.Session().client(
+    return _session().client(
         "s3",
         endpoint_url=endpoint,
         region_name=config.region,
@@ -69,6 +71,24 @@ def make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Cli
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _session() -> "Session":
+    """Return a new session, because credentials of the AWS chain may change. All sessions share one loader."""
+    import boto3
+    import botocore.session
+
+    sdk = botocore.session.get_session()
+    sdk.register_component("data_loader", _loader(sdk.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=sdk)
+
+
+@cache
+def _loader(path: str | None) -> "Loader":
+    """Return the reader of the SDK's data files. It keeps them, because each client would parse them for 60 ms."""
+    from botocore.loaders import create_loader
+
+    return create_loader(path)
 
 
 def read_keys_quickly(client: "S3Client") -> None:

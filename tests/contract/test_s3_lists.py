@@ -112,3 +112,12 @@ def test_no_entry_reaches_the_sdks_parsers(monkeypatch: pytest.MonkeyPatch) -> N
     assert keys_of(answer) == [f"a/{n}" for n in range(1000)]
     assert parsed
     assert max(parsed) < 1000
+
+
+def test_the_clients_of_a_process_share_the_sdks_description_of_s3() -> None:
+    """A second client does not parse the SDK's description of S3 again, which takes longer than all else in it."""
+    config = S3Config("bucket", endpoint_url="http://127.0.0.1:1", access_key="a", secret_key="s")
+    one, other = (make_client(config, 1, config.endpoint_url) for _ in range(2))
+    assert one.meta.service_model.metadata is other.meta.service_model.metadata
+    one.close()
+    other.close()

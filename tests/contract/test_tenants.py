@@ -153,7 +153,7 @@ async def complete_job(api: Api, tenant: str) -> None:
 @pytest.fixture
 async def world(clock: ManualClock) -> AsyncIterator[World]:
     bucket = WatchedBucket(clock)
-    config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.05, cancel_wait_s=0.05)
+    config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.05, cancel_wait_s=0.05, max_stream_s=0.1)
     async with running_api(bucket, clock, config) as api, await api.client_of(ATTACKER) as attacker:
         post = Post(bucket, clock)
         own = await create_resources(api, post, ATTACKER)

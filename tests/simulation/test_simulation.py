@@ -15,7 +15,7 @@ SHARES = 10
 ENOUGH = 1_000
 """The number of seeds within which each broken rule shows; most show within ten."""
 RATES = {
-    no_attempt_check: Rates(long_pause=0.1),
+    no_attempt_check: Rates(long_pause=0.1, engine_hangs=0.3),
     no_restart_after_a_fence: Rates(long_pause=0.1, engine_hangs=0.3),
 }
 """Fault rates with which a broken rule shows sooner."""
