@@ -163,12 +163,11 @@ async def redeliver_event(context: Context, tenant: str, job_id: str, event_id: 
 async def dead_letters(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
-    after = _after(request, tenant)
+    after = letters_after(request, tenant)
 
     async def letters() -> DeadLetterList:
         found, last = await context.stores.deliveries.dead_letters(tenant, limit=limit, after=after)
-        next_cursor = None if last is None else last.rsplit("/", 1)[-1]
-        return DeadLetterList(dead_letters=[delivery_view(delivery) for delivery in found], next_cursor=next_cursor)
+        return DeadLetterList(dead_letters=[delivery_view(one) for one in found], next_cursor=letters_cursor(last))
 
     return await shared_answer(request, letters)
 
@@ -250,7 +249,8 @@ async def _replay(context: Context, ref: EventRef) -> Delivery | None:
     return again
 
 
-def _after(request: Request, tenant: str) -> str:
+def letters_after(request: Request, tenant: str) -> str:
+    """Return the key that the query parameter `cursor` names; empty for the first page. Raises `Problem`."""
     cursor = request.query_params.get("cursor")
     if cursor is None:
         return ""
@@ -258,6 +258,11 @@ def _after(request: Request, tenant: str) -> str:
         raise Problem("bad-cursor", "this cursor was not issued by this list")
     # The cursor is only the last part of a key, so it cannot lead into the list of another tenant.
     return dead_letters_prefix(tenant) + cursor
+
+
+def letters_cursor(last: str | None) -> str | None:
+    """Return the cursor behind the last key of a page; None if there are no more."""
+    return None if last is None else last.rsplit("/", 1)[-1]
 
 
 OPERATIONS = (

@@ -1,12 +1,13 @@
-"""The batches: newest first, with how many of their jobs are in which status."""
+"""The batches: newest first, with how many of their jobs are in which status, and the jobs of each."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.batches import batch_row, cancel_batch
+from app.api.batches import batch_row, batch_view, cancel_batch
 from app.api.context import base_url, context_of, tenant_of
+from app.batch_state import BatchState, read_state
 from app.ui.pages import render
-from app.ui.routing import action, is_fragment, page, see_other
+from app.ui.routing import action, form, is_fragment, page, see_other
 
 PAGE = 20
 
@@ -25,12 +26,35 @@ async def show(request: Request) -> Response:
     )
 
 
+async def show_one(request: Request) -> Response:
+    """Show the jobs of a batch in the order of its request, or those of one status."""
+    context, tenant, batch_id = context_of(request), tenant_of(request), request.path_params["batch_id"]
+    wanted = request.query_params.get("status", "")
+
+    async def read() -> BatchState:
+        return await read_state(context.stores.batches, tenant, batch_id)
+
+    state: BatchState = await context.shared.get(tenant, ("batch", batch_id), read)
+    batch = batch_view(state.record, state.statuses, base_url(request))
+    members = [(number, job) for number, job in enumerate(batch.jobs, 1) if wanted in ("", job.status)]
+    return render(
+        request,
+        "fragments/batch.html" if is_fragment(request) else "batch.html",
+        batch=batch,
+        members=members,
+        wanted=wanted,
+        now=context.stores.clock.now(),
+    )
+
+
 async def cancel(request: Request) -> Response:
-    await cancel_batch(context_of(request), tenant_of(request), request.path_params["batch_id"])
-    return see_other("/batches")
+    batch_id = request.path_params["batch_id"]
+    await cancel_batch(context_of(request), tenant_of(request), batch_id)
+    return see_other(f"/batches/{batch_id}" if form(request).get("from") == "batch" else "/batches")
 
 
 ROUTES = (
     page("/batches", show, "list_batches"),
+    page("/batches/{batch_id}", show_one, "show_batch"),
     action("/batches/{batch_id}/cancel", cancel, "cancel_batch"),
 )

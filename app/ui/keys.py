@@ -3,6 +3,7 @@
 A key administers its own tenant. Those of the default tenant, which belongs to the deployment, administer every one.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
@@ -19,9 +20,13 @@ from app.ui.routing import action, form, page, see_other, session_of
 from app.ui.sessions import is_operator
 from storage.access.key_store import SCOPES, KeyRecord, check_tenant, new_record
 from storage.errors import KeyNotFound
+from workflows.policy import GraphTrust
 
 LIVES = {"never": None, "30 days": 30, "90 days": 90, "1 year": 365}
 """What the form offers as the end of a key, in days."""
+
+GRAPHS: Mapping[GraphTrust, str] = {"own": "our own team", "strangers": "strangers, whose graphs are inspected"}
+"""Whose graphs come with a key, where that is not as the deployment has it."""
 
 
 async def show(request: Request) -> Response:
@@ -47,6 +52,7 @@ async def create(request: Request) -> Response:
             scopes=scopes,
             expires_at=None if days is None else now + timedelta(days=days),
             name=fields.get("name") or None,
+            graphs=_graphs(fields.get("graphs", "")) if is_operator(principal) else None,
         )
         holder = next((one for one in await _records(request) if one.kid == principal.kid), None)
         if holder is not None:  # the key of the settings has no record and no end
@@ -62,7 +68,11 @@ async def create(request: Request) -> Response:
 def _no_wider(record: KeyRecord, holder: KeyRecord) -> KeyRecord:
     """Return the record of a new key that ends no later than its maker's key, and whose graphs have the same rules."""
     ends = [end for end in (record.expires_at, holder.expires_at) if end is not None]
-    return record.model_copy(update={"expires_at": min(ends, default=None), "graphs": holder.graphs})
+    return record.model_copy(update={"expires_at": min(ends, default=None), "graphs": holder.graphs or record.graphs})
+
+
+def _graphs(text: str) -> GraphTrust | None:
+    return next((one for one in GRAPHS if one == text), None)
 
 
 async def revoke(request: Request) -> Response:
@@ -107,6 +117,7 @@ async def _shown(request: Request, *, new_key: str | None) -> Response:
         tenants=sorted({record.tenant for record, _ in records} | {principal.tenant}),
         scopes=SCOPES,
         lives=list(LIVES),
+        graphs=GRAPHS,
         now=now,
     )
 

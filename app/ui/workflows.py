@@ -1,14 +1,13 @@
 """The named workflows: each with a form made of its typed inputs, whose job runs and ends next to the form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import Context, context_of, json_text, tenant_of
-from app.api.jobs import page_of_jobs
 from app.api.workflows import WorkflowInput, run_by_name, workflow_of, workflow_row
 from app.heavy import off_loop
 from app.outcome import outcome_of
@@ -17,10 +16,9 @@ from app.submission.acceptance import Identity
 from app.submission.named import LONG_IN_NAMED_JOBS
 from app.ui.forms import Form, form_body
 from app.ui.job import live_values
-from app.ui.jobs import row_of
+from app.ui.jobs import Row, row_of
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
-from storage.concurrency import both
 from storage.errors import JobNotFound
 from storage.jobs.filters import JobFilter
 from storage.keys import DEFAULT_POOL
@@ -29,6 +27,8 @@ from workflows.manifest import NamedWorkflow
 
 HISTORY = 5
 """Runs of a workflow that its page shows."""
+SCANNED = 200
+"""The newest jobs of the tenant among which they are found, for one GET each."""
 INPUT_PREFIX, UPLOAD_PREFIX, FILENAME_PREFIX = "input.", "upload.", "filename."
 MOST_SLIDER_STEPS = 10_000
 """A slider with more steps could not be set exactly; the field next to it can."""
@@ -50,24 +50,31 @@ async def show_all(request: Request) -> Response:
 async def show(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     workflow = workflow_of(context, request.path_params["name"])
-    now = context.stores.clock.now()
-    finding = page_of_jobs(
-        context,
-        tenant,
-        lambda record: row_of(context, record, now),
-        JobFilter(workflow_name=workflow.name),
-        limit=HISTORY,
-        cursor=None,
-    )
-    catalogue, runs = await both(context.stores.engine_info.catalogue(DEFAULT_POOL), finding)
+    catalogue = await context.stores.engine_info.catalogue(DEFAULT_POOL)
     values = await _earlier_values(context, tenant, workflow, request.query_params.get("from"))
 
     def rendered() -> Response:
         row = workflow_row(workflow, catalogue)
         fields = [_field(one, values.get(one.name)) for one in row.inputs]
-        return render(request, "workflow.html", workflow=row, fields=fields, runs=runs.rows, now=now)
+        return render(request, "workflow.html", workflow=row, fields=fields)
 
     return await off_loop(rendered)
+
+
+async def runs(request: Request) -> Response:
+    """Return the latest runs. The page asks for them when it is shown: records must be read to find them."""
+    context, tenant = context_of(request), tenant_of(request)
+    workflow, now = workflow_of(context, request.path_params["name"]), context.stores.clock.now()
+
+    async def found() -> Sequence[Row]:
+        wanted = JobFilter(workflow_name=workflow.name)
+        listed = await context.stores.jobs.page(
+            tenant, lambda record: row_of(context, record, now), wanted, limit=HISTORY, cursor=None, scan=SCANNED
+        )
+        return listed.rows
+
+    rows = await context.shared.get(tenant, ("ui", "runs", workflow.name), found)
+    return render(request, "fragments/runs.html", workflow_name=workflow.name, runs=rows, scanned=SCANNED, now=now)
 
 
 async def run(request: Request) -> Response:
@@ -170,5 +177,6 @@ async def _earlier_values(
 ROUTES = (
     page("/workflows", show_all, "list_workflows"),
     page("/workflows/{name}", show, "show_workflow", holds_documents=True),
+    page("/workflows/{name}/runs", runs, "workflow_runs"),
     action("/workflows/{name}/run", run, "run_workflow"),
 )

@@ -11,6 +11,7 @@ from aiohttp import web
 from rich.console import Console
 
 from app import __version__
+from app.findings import Finding
 from infra.cli.cloud import check_change, rescale
 from infra.cli.output import Refused, Terminal
 from infra.cli.status import Status, read_status, show_status
@@ -25,7 +26,7 @@ from infra.cloud.port import (
     PoolScale,
     ScaleChange,
 )
-from infra.findings import Check, Finding, examine, show
+from infra.findings import Check, examine, show
 from infra.on_modal import PARTS
 from infra.settings import DeploymentSettings
 from storage.keys import DEFAULT_POOL
