@@ -153,6 +153,11 @@ class Catalogue:
             self._declared[class_type] = declared(self._info[class_type])
         return self._declared[class_type]
 
+    @property
+    def remedy(self) -> str:
+        """What to do about classes that this engine lacks."""
+        return _remedy(self._info or {})
+
     def pack(self, class_type: str) -> str | None:
         """Return the folder of the custom nodes that a class comes from; None for ComfyUI's own classes."""
         described = (self._info or {}).get(class_type)

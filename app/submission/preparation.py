@@ -26,7 +26,7 @@ from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows import strangers
 from workflows.catalogue import Catalogue
-from workflows.editor import DocumentNode, convert
+from workflows.editor import DocumentNode, convert_for
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, is_editor_file, parse_graph
 from workflows.policy import GraphTrust
@@ -71,7 +71,7 @@ class PreparedWorkflow:
     @classmethod
     def of_editor(cls, document: Any, catalogue: Catalogue) -> "PreparedWorkflow":
         """Convert a file of ComfyUI's editor. Raises `WorkflowError`."""
-        made = convert(document, catalogue)
+        made = convert_for(document, catalogue)
         return replace(cls.of(made.workflow), editor_file=to_json(document), document_nodes=made.document_nodes)
 
     def located(self, error: WorkflowError) -> WorkflowError:

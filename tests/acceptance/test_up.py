@@ -378,6 +378,29 @@ def test_a_named_workflow_shows_its_limits_and_refuses_an_unknown_input(running:
     assert (wrong.returncode, "still has no input widht" in wrong.stderr) == (2, True), wrong.stderr
 
 
+def test_a_template_of_the_editor_runs_as_it_is(running: Up, tmp_path: Path) -> None:
+    """A file in the form of official templates runs on lite, and becomes a workflow that can be run by name."""
+    nodes = [
+        {"id": 1, "type": "LoadImage", "widgets_values": ["example.png", "image"], "outputs": [{"name": "IMAGE"}]},
+        {
+            "id": 2,
+            "type": "ResizeImageMaskNode",
+            "inputs": [{"name": "input", "type": "IMAGE,MASK", "link": 1}],
+            "widgets_values": ["scale dimensions", 64, 32, "center", "area"],
+        },
+        {"id": 3, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 2}]},
+        {"id": 4, "type": "MarkdownNote", "widgets_values": ["# A note"]},
+    ]
+    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
+    template, picture, out = tmp_path / "template.json", tmp_path / "cat.png", tmp_path / "out"
+    template.write_text(json.dumps({"version": 0.4, "nodes": nodes, "links": links, "extra": {}}))
+    Image.new("RGB", (128, 128)).save(picture)
+    ran = running.command("run", str(template), "--image", str(picture), "--out", str(out))
+    assert (ran.returncode, "64×32" in ran.stdout) == (0, True), ran.stderr + ran.stdout
+    added = running.command("workflows", "add", str(template), "--out", str(tmp_path / "mine"))
+    assert (added.returncode, "comfyui-modal run template --image FILE" in added.stdout) == (0, True), added.stderr
+
+
 def test_webhooks_are_received_tested_and_repeated(running: Up) -> None:
     """`listen` verifies each event with the secret of the connection and prints it."""
     command = [*COMMAND, "listen", "--port", "0", "--count", "3", "--data", str(running.data)]

@@ -28,6 +28,7 @@ _SCALES = {
 }
 _METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 _BLENDS = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
+_OPERATIONS = ("multiply", "add", "subtract", "and", "or", "xor")
 _FREE_SIDES = {"width-0": (0, 30), "height-0": (30, 0), "both-0": (0, 0)}
 
 
@@ -71,6 +72,7 @@ def cases() -> dict[str, Graph]:
         "repeat": node("RepeatImageBatch", image=["1", 0], amount=3),
         "empty": node("EmptyImage", width=8, height=4, batch_size=2, color=0x336699),
     }
+    one |= _stitches() | _masks()
     for method in _METHODS:
         for name, size in _SCALES.items():
             one[f"scale-{method}-{name}"] = node("ImageScale", image=["2", 0], upscale_method=method, **size)
@@ -85,9 +87,48 @@ def cases() -> dict[str, Graph]:
     return {name: _graph(name, last) for name, last in one.items()}
 
 
+def _stitches() -> dict[str, dict[str, Any]]:
+    """Return stitches of the smooth picture and a part of the noisy one, which has another size."""
+    gap = {"match_image_size": True, "spacing_width": 0, "spacing_color": "white"}
+    apart = {"match_image_size": False, "spacing_width": 3, "spacing_color": "red"}
+    return {
+        f"stitch-{direction}-{name}": node("ImageStitch", image1=["1", 0], image2=["5", 0], direction=direction, **how)
+        for direction in ("right", "down", "left", "up")
+        for name, how in (("matched", gap), ("apart", apart))
+    }
+
+
+def _masks() -> dict[str, dict[str, Any]]:
+    """Return nodes whose mask is saved as a picture, and those that use a mask."""
+    at = {"destination": ["6", 0], "source": ["7", 0], "x": 9, "y": 6}
+    masks = {
+        "mask-channel": node("ImageToMask", image=["1", 0], channel="green"),
+        "mask-solid": node("SolidMask", value=0.3, width=7, height=5),
+        "mask-invert": node("InvertMask", mask=["6", 0]),
+        "mask-threshold": node("ThresholdMask", mask=["6", 0], value=0.5),
+        "mask-feather": node("FeatherMask", mask=["6", 0], left=5, top=4, right=30, bottom=0),
+        **{f"mask-{one}": node("MaskComposite", **at, operation=one) for one in _OPERATIONS},
+    }
+    paste = {"destination": ["1", 0], "x": 8, "y": 5}
+    return masks | {
+        "paste": node("ImageCompositeMasked", **paste, source=["2", 0], resize_source=False),
+        "paste-masked": node("ImageCompositeMasked", **paste, source=["2", 0], mask=["7", 0], resize_source=False),
+        "paste-resized": node("ImageCompositeMasked", **paste, source=["5", 0], mask=["6", 0], resize_source=True),
+    }
+
+
 def _graph(name: str, last: dict[str, Any]) -> Graph:
-    loads = {"1": node("LoadImage", image="smooth.png"), "2": node("LoadImage", image="noise.png")}
-    return {**loads, "3": last, "4": save("3", f"pictures/{name}")}
+    """Return a graph of the nodes that the last one needs. A mask is saved as a picture."""
+    sources = {
+        "1": node("LoadImage", image="smooth.png"),
+        "2": node("LoadImage", image="noise.png"),
+        "5": node("ImageCrop", image=["2", 0], width=11, height=13, x=2, y=1),
+        "6": node("ImageToMask", image=["2", 0], channel="red"),
+        "7": node("ImageToMask", image=["5", 0], channel="blue"),
+    }
+    if name.startswith("mask-"):
+        return {**sources, "3": last, "8": node("MaskToImage", mask=["3", 0]), "4": save("8", f"pictures/{name}")}
+    return {**sources, "3": last, "4": save("3", f"pictures/{name}")}
 
 
 async def made(traffic: Traffic) -> dict[str, Pixels]:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.compare_editor.cases import OBJECT_INFO, Draft, definition, seal
 from tests.support.api_server import Api
+from workers.lite.nodes import node_classes
 
 pytestmark = pytest.mark.anyio
 
@@ -138,6 +139,17 @@ async def test_a_job_in_api_format_has_no_file(published: Api) -> None:
     assert shown["workflow_format"] == "api"
     answer = await published.client.get(f"/v1/jobs/{shown['job_id']}/workflow?format=editor")
     assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[-1]) == (404, "no-editor-file")
+
+
+async def test_a_job_names_all_classes_that_are_missing(memory_api: Api) -> None:
+    """A file with unknown classes is refused once for all of them, with what to do on this engine."""
+    lite = {name: about.object_info() for name, about in node_classes().items()}
+    await memory_api.stores.engine_info.publish("default", lite, comfyui_version="0.33.0")
+    document = Draft().node(1, "KSampler", title="Mine").node(2, "VAEDecode").node(3, "PreviewAny").document()
+    shown = await post(memory_api, "/v1/jobs", {"workflow": document}, 422)
+    assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("not-convertible", "/workflow/nodes/0")
+    assert shown["detail"].startswith("this deployment lacks the node classes KSampler, VAEDecode: node 1 “Mine”")
+    assert "lite engine runs no models" in shown["hint"]
 
 
 async def test_inputs_are_set_in_the_converted_graph(published: Api) -> None:

@@ -129,7 +129,7 @@ class PromptRun:
         """Return every link's value, declared or not, and the declared literals; all of them if the class takes any."""
         node = self._prompt.graph[node_id]
         about = self._executor.classes[node["class_type"]]
-        declared = about.inputs()
+        declared = {**about.inputs(), **about.parts(node["inputs"])}
         values: dict[str, Any] = {}
         for name, value in node["inputs"].items():
             if is_link(value):

@@ -14,6 +14,9 @@ Declared = Sequence[Any]
 """An input in object_info's form: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
 
 
+DYNAMIC_COMBO, MATCH_TYPE = "COMFY_DYNAMICCOMBO_V3", "COMFY_MATCHTYPE_V3"
+
+
 class Interrupted(Exception):
     """The prompt was interrupted; raised when a node reports progress or checks for it."""
 
@@ -67,6 +70,15 @@ class NodeClass:
     def inputs(self) -> dict[str, Declared]:
         return {**self.required, **self.optional}
 
+    def parts(self, given: Mapping[str, Any]) -> dict[str, Declared]:
+        """Return the inputs `<name>.<part>` that the chosen options of dynamic combos add."""
+        found: dict[str, Declared] = {}
+        for name, (kind, options) in ((name, config) for name, config in self.inputs().items() if len(config) > 1):
+            for option in options["options"] if kind == DYNAMIC_COMBO else ():
+                if option["key"] == given.get(name):
+                    found |= {f"{name}.{part}": config for part, config in option["inputs"]["required"].items()}
+        return found
+
     def object_info(self) -> dict[str, Any]:
         required, optional = (dict(group) for group in (self.required, self.optional))
         order = {name: list(group) for name, group in (("required", required), ("optional", optional)) if group}
@@ -104,10 +116,18 @@ def choice(*options: str, default: str | None = None) -> Declared:
     return [list(options), {"default": default} if default else {}]
 
 
+def dynamic(options: Mapping[str, Mapping[str, Declared]]) -> Declared:
+    """Declare a combo whose options, by name, each add inputs of their own."""
+    listed = [{"key": key, "inputs": {"required": dict(parts)}} for key, parts in options.items()]
+    return [DYNAMIC_COMBO, {"options": listed}]
+
+
 def link(kind: str) -> Declared:
     return [kind, {}]
 
 
 def is_link(value: object) -> TypeGuard[list[Any]]:
     """Whether a prompt's input is `[node id, output]`."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.lite.folders import Folders
-from workers.lite.node import Declared, NodeClass, is_link
+from workers.lite.node import MATCH_TYPE, Declared, NodeClass, is_link
 
 Errors = list[dict[str, Any]]
 CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -153,9 +153,12 @@ class _Validation:
         if "inputs" not in node:
             return [_exception("'inputs'", "KeyError")]
         errors: Errors = []
-        for name, config in declared.inputs().items():
+        parts = declared.parts(node["inputs"])
+        for name, config in {**declared.inputs(), **parts}.items():
             if name not in node["inputs"]:
-                if name in declared.required and not any(key.startswith(f"{name}.") for key in node["inputs"]):
+                if (name in declared.required or name in parts) and not any(
+                    key.startswith(f"{name}.") for key in node["inputs"]
+                ):
                     errors.append(
                         _error("required_input_missing", "Required input is missing", name, {"input_name": name})
                     )
@@ -195,7 +198,7 @@ class _Validation:
             return _error(
                 "bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot_index]", name, about
             )
-        source = self._prompt.get(value[0]) if is_link(value) else None
+        source = self._prompt.get(value[0]) if isinstance(value[0], str) else None
         if source is None:
             return _exception(repr(value[0]), "KeyError")
         if not isinstance(value[1], int):
@@ -204,7 +207,7 @@ class _Validation:
         if not -len(outputs) <= value[1] < len(outputs):  # ComfyUI indexes a tuple, from its end too
             return _exception("tuple index out of range", "IndexError")
         received, wanted = outputs[value[1]], "COMBO" if isinstance(config[0], list) else config[0]
-        if "*" in (received, wanted) or received == wanted:
+        if "*" in (received, wanted) or MATCH_TYPE in (received, wanted) or received in wanted.split(","):
             return None
         details = f"{name}, received_type({received}) mismatch input_type({wanted})"
         about = {"input_name": name, "input_config": list(config), "received_type": received, "linked_node": value}

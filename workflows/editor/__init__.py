@@ -1,6 +1,7 @@
 """Conversion of what ComfyUI's editor saves to the API format that ComfyUI runs."""
 
 from workflows.editor.convert import Conversion, DocumentNode, Note, convert
+from workflows.editor.missing import convert_for
 from workflows.editor.positions import CanvasNode, positions
 from workflows.editor.proposals import Proposal, proposed_inputs, unknown_nodes, unknown_notes
 
@@ -11,6 +12,7 @@ __all__ = [
     "Note",
     "Proposal",
     "convert",
+    "convert_for",
     "positions",
     "proposed_inputs",
     "unknown_nodes",

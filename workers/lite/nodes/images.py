@@ -44,8 +44,13 @@ def save_image(run: Running, *, images: Pixels, filename_prefix: str = "ComfyUI"
 
 
 def preview_image(run: Running, *, images: Pixels) -> Result:
+    return Result((images,), {"images": save_temporary(run, images, "ComfyUI")})
+
+
+def save_temporary(run: Running, images: Pixels, prefix: str) -> list[dict[str, str]]:
+    """Save pictures in the temp folder under names that no other node uses, and return their entries."""
     suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
-    return Result((images,), {"images": _save(run, images, f"ComfyUI_temp_{suffix}", "temp")})
+    return _save(run, images, f"{prefix}_temp_{suffix}", "temp")
 
 
 def save_image_websocket(run: Running, *, images: Pixels) -> Result:
