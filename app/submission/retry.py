@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from app.body import Body
-from app.problems import Problem
+from app.problems import Problem, of_workflow
 from app.services import Services
 from app.submission.input_files import HeldFile, LocalFile, PreparedFile
 from app.submission.preparation import Preparation, PreparedJob, PreparedWorkflow
@@ -22,6 +22,7 @@ from storage.jobs.models import InputFile
 from storage.jobs.record import DAY_S, JobRecord
 from storage.jobs.store import StoredJob
 from storage.keys import DEFAULT_POOL
+from workflows.errors import WorkflowError
 
 LONG_VALUES = 1024**2
 """Bytes that the values of a job count, which were stored separately because they are long."""
@@ -57,7 +58,10 @@ class Retry:
         # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
         preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
         await preparation.check(options, "")
-        workflow = replace(await self._body.aside(_workflow, document), editor_file=editor_file)
+        try:
+            workflow = replace(await self._body.aside(_workflow, document), editor_file=editor_file)
+        except WorkflowError as error:  # it was accepted under other limits
+            raise of_workflow(error, "/workflow") from error
         inputs = [InputValue(node=one.node, field=one.field, value=one.value) for one in values]
         prepared = await preparation.job(options, workflow, inputs, "/inputs", "/workflow")
         return replace(prepared, files=tuple(files), workflow_name=record.workflow_name, retry_of=record.job_id)

@@ -142,3 +142,11 @@ async def test_the_copies_of_a_retry_are_charged(clock: ManualClock) -> None:
         medium = {"name": "cat.png", "data": base64.b64encode(PNG).decode()}
         job_id = await ended(api, workflow=LOAD, media=[medium])
         assert (await api.client.post(f"/v1/jobs/{job_id}/retry")).status_code == 429
+
+
+async def test_a_graph_that_is_no_longer_accepted_is_a_problem(memory_api: Api) -> None:
+    """A stored graph that the parser refuses today, as after a change of its limits, is refused with the reason."""
+    old = await ended(memory_api)
+    await memory_api.stores.objects.put(keys.workflow("default", old), b"{}", content_type="application/json")
+    refused = await memory_api.client.post(f"/v1/jobs/{old}/retry")
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/not-a-workflow")
