@@ -97,6 +97,17 @@ def is_https(request: Request) -> bool:
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
+def check_embedding(request: Request) -> None:
+    """Raise `Problem` if another page asks for this one as a part of itself. Links from everywhere may lead here.
+
+    A page of another port of this host is of the same site, so its requests carry the cookie: it could read nothing,
+    but could hold the streams of the key.
+    """
+    is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    if is_foreign and request.headers.get("sec-fetch-mode") != "navigate":
+        raise Problem("cross-site-request", "the browser says that another page asked for this")
+
+
 def check_origin(request: Request, public_url: str | None) -> None:
     """Raise `Problem` unless the browser sent this from a page of ours."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")

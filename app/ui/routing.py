@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from app.api.context import context_of, tenant_of
 from app.ui.forms import Form, form_of
-from app.ui.guard import CSRF_FIELD, ROOT, check_origin, check_token
+from app.ui.guard import CSRF_FIELD, ROOT, check_embedding, check_origin, check_token
 from app.ui.pages import page_headers
 from app.ui.sessions import Session
 
@@ -23,6 +23,7 @@ def page(path: str, handler: Handler, name: str, *, is_public: bool = False, hol
     """
 
     async def respond(request: Request) -> Response:
+        check_embedding(request)
         if not is_public and session_or_none(request) is None:
             return _to_login(request)
         if not holds_documents:

@@ -26,7 +26,7 @@ from app.submission.foreign import job_form
 from app.submission.preparation import Preparation, PreparedWorkflow
 from app.ui.drawing import Drawing, drawing_of
 from app.ui.forms import Form, form_body
-from app.ui.job import live_values
+from app.ui.live import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.concurrency import both

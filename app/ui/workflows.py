@@ -15,8 +15,8 @@ from app.problems import Problem
 from app.submission.acceptance import Identity
 from app.submission.named import LONG_IN_NAMED_JOBS
 from app.ui.forms import Form, form_body
-from app.ui.job import live_values
 from app.ui.jobs import Row, row_of
+from app.ui.live import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.errors import JobNotFound

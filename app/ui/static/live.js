@@ -2,7 +2,7 @@
 // refused or breaks, its parts are read every few seconds until it is back.
 "use strict";
 
-const POLL_MS = 3000, REFRESH_MS = 700, RETRY_MS = 30000, TICK_MS = 1000;
+const POLL_MS = 3000, REFRESH_MS = 700, RETRY_MS = 30000, TICK_MS = 1000, MOST_ROWS = 50;
 const EVENTS = ["sync", "status", "output", "progress", "node", "preview"];
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"];
 const followers = new Map();
@@ -108,12 +108,13 @@ function showPreview(picture, data) {
 
 function showNodes(table, nodes) {
   table.hidden = false;
-  table.tBodies[0].replaceChildren(...[...nodes].map(([id, node]) => {
+  const drawn = new Map([...document.querySelectorAll("svg [data-node]")].map((one) => [one.dataset.node, one]));
+  table.tBodies[0].replaceChildren(...[...nodes].slice(-MOST_ROWS).map(([id, node]) => {
     const row = document.createElement("tr");
     const name = Object.assign(document.createElement("th"), { scope: "row" });
-    const title = [...document.querySelectorAll("svg [data-node]")].find((one) => one.dataset.node === id);
+    const title = drawn.get(id)?.querySelector(".title");
     name.append(Object.assign(document.createElement("code"), { textContent: id }));
-    if (title) name.append(` ${title.querySelector(".title").textContent}`);
+    if (title) name.append(` ${title.textContent}`);
     const time = row.insertCell();
     time.textContent = duration(((node.ended ?? performance.now()) - node.began) / 1000);
     if (node.ended === null) row.className = "current";

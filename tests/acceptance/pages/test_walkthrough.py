@@ -76,6 +76,7 @@ async def test_the_link_of_the_command_line_opens_the_pages(guest: Visit, runnin
     await guest.context.clear_cookies()
     await guest.page.goto(link)
     assert "was used already" in await guest.page.inner_text("[role=alert]")
+    assert link.partition("token=")[2] not in running.logs()
 
 
 async def _drop(page: Page, zone: str, name: str) -> None:

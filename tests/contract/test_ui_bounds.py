@@ -1,0 +1,99 @@
+"""What the pages withstand: jobs with a thousand of everything, other pages that embed ours, and eyes on links."""
+
+import json
+import logging
+import re
+
+import pytest
+
+from app.ui.job import MOST_VALUE, MOST_VALUES
+from app.ui.live import MOST_OUTPUTS
+from storage import keys
+from storage.jobs.models import Input
+from tests.support.api_server import BLUE, KEY, Api, submit, work
+from tests.support.browsers import browser_of, logged_in
+from tests.support.records import OUTPUT
+
+pytestmark = pytest.mark.anyio
+
+LARGEST_PAGE = 2 * 1024 * 1024
+SAME_SITE = {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}
+
+
+async def test_the_page_of_a_huge_job_has_bounds(memory_api: Api) -> None:
+    """The page of a job with a thousand nodes, inputs, outputs and long names has a bound and says what it omits."""
+    long = "x" * 190
+    graph = {f"{n} {long}": {"class_type": long, "inputs": {"text": long, "from": ["0", 0]}} for n in range(1_000)}
+    values = [Input(node=f"{n} {long}", field="text", value="<b>" * 20_000).model_dump() for n in range(5)]
+    values += [Input(node=f"{n} {long}", field="text", value="y").model_dump() for n in range(5, 1_000)]
+    fields = {"inputs": values, "metadata": {f"{n:02}{long}"[:64]: "z" * 500 for n in range(16)}}
+    job_id = (await submit(memory_api, workflow={"0": BLUE["1"], **graph, "end": BLUE["2"] | _reads("0")}, **fields))[
+        "job_id"
+    ]
+    outputs = [
+        OUTPUT.model_copy(update={"key": keys.output("default", job_id, 1, n, "x"), "filename": f"{n}{long}"})
+        for n in range(1_000)
+    ]
+    await work(memory_api, *outputs)
+    async with logged_in(memory_api) as browser:
+        page = (await browser.get(f"/ui/jobs/{job_id}")).text
+        assert len(page) < LARGEST_PAGE
+        assert page.count("<figure") == MOST_OUTPUTS
+        assert f"{1_000 - MOST_OUTPUTS} more are not shown" in page
+        shown = re.findall(r'<dt><bdi>[^<]*</bdi></dt><dd class="text">([^<]*)…?</dd>', page)
+        assert len(shown) == MOST_VALUES
+        assert max(map(len, shown)) <= 4 * MOST_VALUE + 1  # as entities
+        assert len((await browser.get("/ui/jobs")).text) < 40_000
+
+
+async def test_outputs_come_from_the_bucket_alone(memory_api: Api) -> None:
+    """No page links to an output on our own origin, and our only document is the graph, as a download."""
+    job_id = (await submit(memory_api))["job_id"]
+    output = OUTPUT.model_copy(
+        update={"content_type": "text/html", "key": keys.output("default", job_id, 1, 0, "evil.html")}
+    )
+    await work(memory_api, output)
+    async with logged_in(memory_api) as browser:
+        page = (await browser.get(f"/ui/jobs/{job_id}")).text
+        (link,) = re.findall(r'<figcaption><a href="([^"]+)" download', page)
+        own = str(memory_api.client.base_url).rstrip("/")
+        assert not link.startswith(("/", own))
+        for name in ("live", "logs", "deliveries", "workflow"):
+            answer = await browser.get(f"/ui/jobs/{job_id}/{name}")
+            assert answer.status_code == 200
+            is_page = answer.headers["content-type"].startswith("text/html")
+            assert is_page or answer.headers["content-disposition"].startswith("attachment"), name
+
+
+async def test_another_page_embeds_none_of_ours(memory_api: Api) -> None:
+    """A page of another port cannot ask for ours as a part of itself, nor hold a stream; a link from it works."""
+    async with logged_in(memory_api) as browser:
+        for path in ("/ui/jobs", "/ui/events", "/ui/login"):
+            refused = await browser.client.get(path, headers=SAME_SITE)
+            assert (refused.status_code, "another page" in refused.text) == (403, True), path
+        followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        assert (await browser.client.get("/ui/jobs", headers=followed)).status_code == 200
+
+
+async def test_a_link_leaves_no_trace(memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """The token of a one-time link and the key of a login are in no log, no redirect, and no page after them."""
+    caplog.set_level(logging.DEBUG)
+    async with browser_of(memory_api) as browser:
+        path = (await memory_api.client.post("/ui/links")).json()["path"]
+        token = path.partition("token=")[2]
+        asked = await browser.client.get(path, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+        # Only our own style sheet learns the address of the question.
+        assert asked.headers["referrer-policy"] == "same-origin"
+        opened = await browser.post("/ui/open", {"token": token})
+        assert (opened.status_code, opened.headers["location"]) == (303, "/ui/jobs")
+        assert token not in (await browser.get("/ui/jobs")).text
+        refused = await browser.post("/ui/open", {"token": token})
+        assert (refused.status_code, token in refused.text) == (401, False)
+        await browser.post("/ui/login", {"key": KEY})
+    ours = [json.dumps(one.__dict__, default=str) for one in caplog.records if one.name.startswith(("app", "storage"))]
+    assert "/ui/open" in "".join(ours)
+    assert not [line for line in ours if token in line or KEY in line]
+
+
+def _reads(node: str) -> dict[str, object]:
+    return {"inputs": {"images": [node, 0], "filename_prefix": "x"}}
