@@ -18,12 +18,17 @@ from app.ui.login import sessions_of
 from app.ui.pages import render
 from app.ui.routing import action, form, page, see_other, session_of
 from app.ui.sessions import is_operator
-from storage.access.key_store import SCOPES, KeyRecord, check_tenant, new_record
+from storage.access.key_store import SCOPES, KeyRecord, KeyScope, check_tenant, new_record
 from storage.errors import KeyNotFound
 from workflows.policy import GraphTrust
 
 LIVES = {"never": None, "30 days": 30, "90 days": 90, "1 year": 365}
 """What the form offers as the end of a key, in days."""
+MEANINGS: Mapping[KeyScope, str] = {
+    "jobs:read": "see jobs, results and usage",
+    "jobs:write": "run, cancel and remove jobs, and send events again",
+    "admin": "both, and make and revoke keys of its tenant; of the tenant default: of every tenant",
+}
 
 GRAPHS: Mapping[GraphTrust, str] = {"own": "our own team", "strangers": "strangers, whose graphs are inspected"}
 """Whose graphs come with a key, where that is not as the deployment has it."""
@@ -115,7 +120,7 @@ async def _shown(request: Request, *, new_key: str | None) -> Response:
         own_tenant=principal.tenant,
         own_kid=principal.kid,
         tenants=sorted({record.tenant for record, _ in records} | {principal.tenant}),
-        scopes=SCOPES,
+        scopes={scope: MEANINGS[scope] for scope in SCOPES},
         lives=list(LIVES),
         graphs=GRAPHS,
         now=now,
