@@ -274,7 +274,8 @@ async def test_a_link_logs_in_once_and_not_from_another_page(memory_api: Api, cl
     async with browser_of(memory_api) as browser:
         assert (await browser.client.post("/ui/links")).status_code == 401
         first, second = [(await memory_api.client.post("/ui/links")).json()["path"] for _ in range(2)]
-        asked = await browser.client.get(first, headers={"sec-fetch-site": "cross-site"})
+        followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        asked = await browser.client.get(first, headers=followed)
         assert (asked.status_code, "set-cookie" in asked.headers) == (200, False)
         opened = await browser.client.get(first, headers={"sec-fetch-site": "none"})
         assert (opened.status_code, opened.headers["location"]) == (303, "/ui/jobs")
