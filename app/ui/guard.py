@@ -116,7 +116,8 @@ def check_origin(request: Request, public_url: str | None) -> None:
     else:
         # Browsers leave Sec-Fetch-Site out on plain HTTP, except to this machine.
         hosts = {request.headers.get("host", ""), urlsplit(public_url or "").netloc} - {""}
-        is_ours = origin is not None and urlsplit(origin).netloc in hosts
+        # Compared as text: an invalid one cannot be parsed.
+        is_ours = origin in {f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts}
     if not is_ours:
         raise Problem("cross-site-request", "the browser says that another page sent this")
 

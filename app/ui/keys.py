@@ -46,7 +46,10 @@ async def create(request: Request) -> Response:
     if tenant != principal.tenant and not is_operator(principal):
         raise Problem("insufficient-scope", f"your key administers the tenant {principal.tenant} alone")
     scopes = [scope for scope in SCOPES if fields.get(f"scope.{scope}") == "on"]
-    days = LIVES.get(fields.get("life", "never"))
+    life = fields.get("life", "never")
+    if life not in LIVES:
+        raise Problem("validation-error", f"life is {life[:40]!r}: choose one of {', '.join(LIVES)}", pointer="/life")
+    days = LIVES[life]
     now = context.stores.clock.now()
     if not scopes:
         raise Problem("validation-error", "the key has no scope: choose at least one")

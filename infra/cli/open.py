@@ -1,5 +1,6 @@
 """`comfyui-modal open`: the pages of a deployment in the browser, logged in."""
 
+import re
 import sys
 import webbrowser
 from typing import Annotated
@@ -10,6 +11,7 @@ from infra.cli.arguments import Target
 from infra.cli.output import UNREACHABLE, Refused, Terminal
 
 TIMEOUT_S = 15.0
+_LINK = re.compile(r"/ui/open\?token=[A-Za-z0-9_.-]+", re.ASCII)
 
 
 def open_pages(
@@ -43,7 +45,10 @@ def _link(target: Target) -> str:
     try:
         document = answer.json()
         if answer.status_code == 201:
-            return f"{base}{document['path']}"
+            # A path such as `@another.host/` would lead to another server.
+            if (link := _LINK.fullmatch(document["path"])) is not None:
+                return f"{base}{link[0]}"
+            raise Refused(f"{base} answered with another address than its own")
         raise Refused(f"{base} refused: {document['detail']}\n  → {document['hint']}")
     except (ValueError, KeyError, TypeError):
         raise Refused(f"{base} answered {answer.status_code}, and not as this API does") from None

@@ -210,6 +210,8 @@ async def test_an_admin_of_a_tenant_has_its_keys_alone(memory_api: Api) -> None:
             assert (refused.status_code, "no key with this id" in refused.text) == (404, True)
         made = await browser.post("/ui/keys", {"csrf": token, "tenant": "globex", "scope.jobs:read": "on"})
         assert made.status_code == 403
+        odd = await browser.post("/ui/keys", {"csrf": token, "scope.jobs:read": "on", "life": "30 day"})
+        assert (odd.status_code, "choose one of never, 30 days" in odd.text) == (422, True)
         mine = await browser.post("/ui/keys", {"csrf": token, "scope.jobs:read": "on", "life": "30 days", "name": "x"})
         found = re.search(r'id="new-key">([^<]+)<', mine.text)
         assert found is not None

@@ -67,6 +67,7 @@ async def test_https_gets_a_cookie_that_other_hosts_cannot_set(memory_api: Api) 
     [
         {},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "https://evil.example"},
         {"origin": "http://127.0.0.1:1"},
         {"sec-fetch-site": "cross-site"},

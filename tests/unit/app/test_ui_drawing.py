@@ -2,12 +2,14 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ui.drawing import HEIGHT, MOST_DRAWN, MOST_LINKS, WIDEST, WIDTH, drawing_of
+from app.ui.layers import in_layers
 from app.ui.pages import environment
 from app.ui.snippets import snippets
 from storage.jobs.models import Input
@@ -49,6 +51,23 @@ def test_a_long_chain_and_a_large_graph_are_laid_out() -> None:
     dense = [(source, target) for source in range(200) for target in range(source)]
     assert len(dense) > MOST_LINKS
     assert drawing_of(graph_of(dense, 200)).is_too_large
+
+
+def test_the_layers_of_a_dense_graph_read_each_link_twice() -> None:
+    """Nodes that each read from all before them, the last one first, cost a pass over their links."""
+
+    class Counted(list[str]):
+        reads = 0
+
+        def __iter__(self) -> Iterator[str]:
+            for one in super().__iter__():
+                Counted.reads += 1
+                yield one
+
+    dense = {str(node): Counted(map(str, range(node))) for node in reversed(range(140))}
+    links = sum(map(len, dense.values()))
+    in_layers(dense, WIDTH, HEIGHT)
+    assert Counted.reads <= 12 * links
 
 
 def test_a_graph_of_a_thousand_nodes_is_drawn_in_bounded_text() -> None:
