@@ -26,6 +26,7 @@ BENCHES = (
     "requests_per_job",
     "rounds",
     "scale",
+    "ui_jobs",
     "cost",
     "webhooks",
     "judging",
