@@ -3,7 +3,7 @@
 import itertools
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from urllib.parse import urlencode
 
@@ -86,18 +86,29 @@ async def test_no_stored_text_becomes_a_part_of_a_page(browser: Browser, clock: 
     async with running_api(MemoryObjectStore(clock), clock) as api:
         job_ids = [await _hostile_job(api, PAYLOADS[n : n + GROUP]) for n in range(0, len(PAYLOADS), GROUP)]
         await _hostile_keys(api)
+        await _hostile_engine(api)
+        batch_id = await _hostile_batch(api)
         async with visiting(browser) as visit:
             url = str(api.client.base_url).rstrip("/")
             await visit.log_in(url, KEY)
             page = visit.page
             lists = ("/ui/jobs", "/ui/batches", "/ui/webhooks", "/ui/usage", "/ui/keys", "/ui/system", "/ui/workflows")
-            for path in (*lists, *(f"/ui/jobs/{job_id}" for job_id in job_ids)):
+            for path in (*lists, f"/ui/batches/{batch_id}", *(f"/ui/jobs/{job_id}" for job_id in job_ids)):
                 await page.goto(url + path)
                 if path.startswith("/ui/jobs/"):
                     await page.wait_for_selector("pre.log")  # the fragments have come
                 assert await page.evaluate("window.hacked") is None, path
                 assert await page.locator(ACTIVE).count() == 0, path
                 assert page.url == url + path
+            await page.goto(f"{url}/ui/try")
+            for graph in _hostile_graphs():
+                await page.fill("#graph", json.dumps(graph))
+                await page.click("text=Check >> nth=-1")
+                await page.wait_for_selector("#checked > *")
+                assert PAYLOADS[0] in await page.inner_text("#checked")
+                assert await page.evaluate("window.hacked") is None
+                assert await page.locator(ACTIVE).count() == 0
+                await page.reload()
             assert visit.faults == []
             assert visit.hosts == {url}
 
@@ -199,6 +210,38 @@ async def _report(api: Api, job_id: str, percent: int, details: ProgressDetails)
         return job.report(attempt=1, now=now, lease_s=60, progress=percent, details=details, outputs=())
 
     await api.stores.jobs.evolve_from(await api.stores.jobs.read("default", job_id), change)
+
+
+async def _hostile_engine(api: Api) -> None:
+    """Publish classes, packs and models with hostile names."""
+    loads = {"required": {"ckpt_name": [[f"{text}.safetensors" for text in PAYLOADS]]}}
+    classes = {
+        text: {"input": loads, "output": [], "output_node": True, "python_module": f"custom_nodes.{text}"}
+        for text in PAYLOADS[::2]
+    }
+    await api.stores.engine_info.publish("default", classes, comfyui_version=PAYLOADS[0])
+
+
+async def _hostile_batch(api: Api) -> str:
+    metadata = {text[:64]: text[:500] for text in PAYLOADS[:8]}
+    graph = {"1": {"class_type": PAYLOADS[0], "inputs": {"ckpt_name": f"{PAYLOADS[0]}.safetensors"}}}
+    answer = await api.client.post("/v1/batches", json={"workflow": graph, "input_sets": [[]], "metadata": metadata})
+    assert answer.status_code == 202, answer.text
+    batch_id: str = answer.json()["batch_id"]
+    return batch_id
+
+
+def _hostile_graphs() -> Iterator[object]:
+    """Yield what has hostile texts in each part of a check: notes, missing packs and models, files, and a drawing."""
+    named = {"cnr_id": PAYLOADS[0], "aux_id": PAYLOADS[1], "models": [{"name": text, "url": text} for text in PAYLOADS]}
+    nodes = [
+        # Every other one is muted, of which there is a note.
+        {"id": text, "type": text, "title": text, "mode": n % 2 * 2, "pos": [n, n], "properties": named}
+        for n, text in enumerate(PAYLOADS[::2])
+    ]
+    yield {"nodes": nodes, "links": []}
+    yield {"nodes": [*nodes, {"id": "x", "type": f"{PAYLOADS[0]} is missing", "properties": named}], "links": []}
+    yield {text: {"class_type": text, "inputs": {"ckpt_name": text}, "_meta": {"title": text}} for text in PAYLOADS}
 
 
 async def _hostile_keys(api: Api) -> None:
