@@ -41,6 +41,7 @@ async def show(request: Request) -> Response:
         next_cursor=letters_cursor(more),
         is_first=not after,
         most_replayed=MAX_REPLAYED,
+        now=context.stores.clock.now(),
     )
 
 

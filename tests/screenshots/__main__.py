@@ -13,7 +13,8 @@ from playwright.async_api import Page
 
 from infra.demo import write_photograph
 from tests.support.chromium import DESKTOP, PHONE, launched, visiting
-from tests.support.up import Up, finished, up
+from tests.support.receiver import Receiver, receiver
+from tests.support.up import Up, eventually, finished, up
 
 INTO = Path(__file__).parents[2] / "docs/ui"
 QUALITY = 85
@@ -23,25 +24,29 @@ EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 320, "ba
 def main() -> None:
     INTO.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, up(Path(folder) / "data", "--lite-fault-nodes") as running:
-        with running.client() as client:
-            names = _fill(client, Path(folder))
+        with running.client() as client, receiver() as hook:
+            names = _fill(client, Path(folder), hook)
         asyncio.run(_shoot(running, names))
 
 
-def _fill(client: httpx.Client, folder: Path) -> dict[str, str]:
+def _fill(client: httpx.Client, folder: Path, hook: Receiver) -> dict[str, str]:
     """Run some jobs and return the pages to show, by name."""
     photo = folder / "photo.png"
     write_photograph(photo)
-    ids = [_run(client, "still", {"image": _upload(client, photo), "width": 480})]
+    hook.script("retired", ["410"])
+    ids = [_run(client, "still", {"image": _upload(client, photo), "width": 480}, hook.url("orders"))]
     ids += [_run(client, "clip", {"image": _upload(client, photo)}), _run(client, "silence", {"seconds": 2.0})]
     ids.append(_run(client, "words", {"first": "a lighthouse", "second": " in a storm"}))
     graph = {"1": EMPTY, "2": _save("blue")}
     sets = [[{"node": "1", "field": "color", "value": 0x3B82F6 + 0x151009 * n}] for n in range(6)]
     client.post("/v1/batches", json={"workflow": graph, "input_sets": sets, "metadata": {"campaign": "spring"}})
-    wrong = {**graph, "1": {**EMPTY, "inputs": {**EMPTY["inputs"], "width": 64}}}  # type: ignore[dict-item]
-    ids.append(client.post("/v1/jobs", json={"workflow": wrong, "metadata": {"order": "4711"}}).json()["job_id"])
+    raises = {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": "value"}}
+    wrong = {"1": EMPTY, "3": raises, "2": _save("wrong", "3")}
+    fields = {"workflow": wrong, "metadata": {"order": "4711"}, "webhook_url": hook.url("retired")}
+    ids.append(client.post("/v1/jobs", json=fields).json()["job_id"])
     for job_id in ids:
         finished(client, job_id)
+    eventually(lambda: client.get("/v1/dead-letters").json()["dead_letters"])
     slow = {"image": ["1", 0], "steps": 100, "seconds_per_step": 0.5, "preview": False}
     steps = {**graph, "3": {"class_type": "LiteSlowSteps", "inputs": slow}, "2": _save("slow", "3")}
     client.post("/v1/jobs", json={"workflow": steps, "metadata": {"order": "4712"}})
@@ -50,8 +55,9 @@ def _fill(client: httpx.Client, folder: Path) -> dict[str, str]:
     return {name: name for name in pages} | {"job": f"jobs/{ids[0]}", "workflow": "workflows/still", "try": "try"}
 
 
-def _run(client: httpx.Client, name: str, inputs: dict[str, Any]) -> str:
-    job_id: str = client.post(f"/v1/workflows/{name}/jobs", json={"inputs": inputs}).json()["job_id"]
+def _run(client: httpx.Client, name: str, inputs: dict[str, Any], receiver: str | None = None) -> str:
+    fields = {"inputs": inputs, **({} if receiver is None else {"webhook_url": receiver})}
+    job_id: str = client.post(f"/v1/workflows/{name}/jobs", json=fields).json()["job_id"]
     return job_id
 
 

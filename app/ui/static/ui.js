@@ -209,6 +209,12 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.matches("[data-poll]")) event.preventDefault();
 });
 
+// On a phone the result is below the form.
+document.addEventListener("htmx:afterSwap", (event) => {
+  const part = event.target;
+  if (part.id === "result" && part.getBoundingClientRect().top > innerHeight / 2) part.scrollIntoView();
+});
+
 document.addEventListener("htmx:beforeSwap", () => { document.getElementById("notice").replaceChildren(); });
 
 // Files that were chosen before this script was there, or that the browser has kept over a reload.
