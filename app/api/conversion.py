@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import answer, body_of, check_is_json, context_of, json_body
+from app.config import ApiConfig
 from app.fields import RequestBody, ResponseBody
 from app.operations import BODY_PROBLEMS, Operation
 from app.problems import Problem, of_workflow
@@ -61,11 +62,16 @@ async def submit(request: Request) -> Response:
         form = await body.aside(job_form, document)
         with relocated(form.moves):
             wanted = parsed(ConversionRequest, form.document)
-            pool = wanted.gpu or DEFAULT_POOL
-            if pool != DEFAULT_POOL and pool not in context.config.gpu_pools:
-                raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
-            catalogue = await context.stores.engine_info.catalogue(pool)
+            catalogue = await context.stores.engine_info.catalogue(known_pool(context.config, wanted.gpu))
             return answer(await body.aside(converted, wanted.workflow, catalogue))
+
+
+def known_pool(config: ApiConfig, gpu: str | None) -> str:
+    """Return the pool that a request names, the default one without a name. Raises `Problem`."""
+    pool = gpu or DEFAULT_POOL
+    if pool != DEFAULT_POOL and pool not in config.gpu_pools:
+        raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
+    return pool
 
 
 def converted(document: Any, catalogue: Catalogue) -> Converted:

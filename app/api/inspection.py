@@ -7,13 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import answer, body_of, check_is_json, context_of, json_body
+from app.api.conversion import known_pool
 from app.fields import RequestBody, ResponseBody
 from app.heavy import off_loop
 from app.operations import BODY_PROBLEMS, WORKFLOW, Operation
-from app.problems import Problem, of_workflow
+from app.problems import of_workflow
 from app.submission.foreign import job_form, relocated
 from app.submission.preparation import parsed
-from storage.keys import DEFAULT_POOL
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
@@ -103,9 +103,7 @@ async def submit(request: Request) -> Response:
         form = await body.aside(job_form, document)
         with relocated(form.moves):
             wanted = parsed(InspectionRequest, form.document)
-            pool = wanted.gpu or DEFAULT_POOL
-            if pool != DEFAULT_POOL and pool not in context.config.gpu_pools:
-                raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
+            pool = known_pool(context.config, wanted.gpu)
             engine_info = context.stores.engine_info
             catalogue, published = await engine_info.catalogue(pool), await engine_info.published(pool)
             are_known = published is not None and published.files_are_known(context.stores.clock.now())

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from app.api.batches import batch_row, batch_view, cancel_batch
 from app.api.context import base_url, context_of, tenant_of
 from app.batch_state import BatchState, read_state
+from app.heavy import off_loop
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 
@@ -35,16 +36,15 @@ async def show_one(request: Request) -> Response:
         return await read_state(context.stores.batches, tenant, batch_id)
 
     state: BatchState = await context.shared.get(tenant, ("batch", batch_id), read)
-    batch = batch_view(state.record, state.statuses, base_url(request))
-    members = [(number, job) for number, job in enumerate(batch.jobs, 1) if wanted in ("", job.status)]
-    return render(
-        request,
-        "fragments/batch.html" if is_fragment(request) else "batch.html",
-        batch=batch,
-        members=members,
-        wanted=wanted,
-        now=context.stores.clock.now(),
-    )
+
+    def rendered() -> Response:
+        batch = batch_view(state.record, state.statuses, base_url(request))
+        members = [(number, job) for number, job in enumerate(batch.jobs, 1) if wanted in ("", job.status)]
+        template = "fragments/batch.html" if is_fragment(request) else "batch.html"
+        return render(request, template, batch=batch, members=members, wanted=wanted)
+
+    # In the thread, because there may be a thousand jobs.
+    return await off_loop(rendered)
 
 
 async def cancel(request: Request) -> Response:

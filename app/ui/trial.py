@@ -5,7 +5,7 @@ the job must bring. Each of these files gets a field of its own, named as the lo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import Context, context_of, json_text, principal_of, tenant_of
-from app.api.conversion import ConversionNote, converted
+from app.api.conversion import ConversionNote, converted, known_pool
 from app.api.submissions import run_graph
 from app.auth import Principal
 from app.body import Body
@@ -30,7 +30,6 @@ from app.ui.live import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.concurrency import both
-from storage.keys import DEFAULT_POOL
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import positions
@@ -85,7 +84,7 @@ async def show(request: Request) -> Response:
     if job_id is not None:
         graph = await _of_job(context_of(request), tenant_of(request), job_id)
     # In the thread, because the graph may have a megabyte to escape.
-    return await off_loop(partial(render, request, "trial.html", graph=graph, checked=None))
+    return await off_loop(_page(request, graph, None))
 
 
 async def check(request: Request) -> Response:
@@ -94,19 +93,25 @@ async def check(request: Request) -> Response:
     try:
         with form_body(request) as body:
             document = await _document(request, body, fields)
-            checked = await _checked(context, principal_of(request), body, document)
+            checked = await _checked(context, principal_of(request), body, document, fields.get("gpu"))
     except Problem as problem:
         checked = Checked(problem=problem)
+    # In the thread, because a drawing may have thousands of boxes.
     if is_fragment(request):
-        return render(request, "fragments/checked.html", checked=checked)
-    return render(request, "trial.html", graph=fields.get("graph", ""), checked=checked)
+        return await off_loop(partial(render, request, "fragments/checked.html", checked=checked))
+    return await off_loop(_page(request, fields.get("graph", ""), checked))
+
+
+def _page(request: Request, graph: str, checked: Checked | None) -> Callable[[], Response]:
+    pools = context_of(request).config.gpu_pools
+    return partial(render, request, "trial.html", graph=graph, checked=checked, pools=pools)
 
 
 async def run(request: Request) -> Response:
     context, fields = context_of(request), form(request)
     with form_body(request) as body:
         graph = await _document(request, body, fields)
-        document = {"workflow": graph, "media": _media(fields)}
+        document = {"workflow": graph, "media": _media(fields), "gpu": fields.get("gpu") or None}
         accepted = await run_graph(context, principal_of(request), document, body, Identity(None, body.fingerprint))
     outcome_of(request.scope).jobs_accepted = 1
     if not is_fragment(request):
@@ -132,10 +137,11 @@ def _media(fields: Form) -> list[dict[str, str]]:
     return media
 
 
-async def _checked(context: Context, principal: Principal, body: Body, document: Any) -> Checked:
+async def _checked(context: Context, principal: Principal, body: Body, document: Any, gpu: str | None) -> Checked:
     """Check as a submission does, up to the point where it would be stored. Raises `Problem`."""
+    pool = known_pool(context.config, gpu)
     engine_info, now = context.stores.engine_info, context.stores.clock.now()
-    catalogue, published = await both(engine_info.catalogue(DEFAULT_POOL), engine_info.published(DEFAULT_POOL))
+    catalogue, published = await both(engine_info.catalogue(pool), engine_info.published(pool))
     models = published if published is not None and published.files_are_known(now) else None
     # Off the loop whatever the size of the graph: listing an engine's models may take a second the first time.
     needs = await off_loop(_needs, document, catalogue, models)
@@ -147,7 +153,7 @@ async def _checked(context: Context, principal: Principal, body: Body, document:
             return needs
         graph, notes = conversion.workflow, conversion.notes
     preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
-    workflow = await preparation.workflow(graph, "", DEFAULT_POOL)
+    workflow = await preparation.workflow(graph, "", pool)
     found = await off_loop(_checked_graph, preparation, workflow, catalogue, document)
     return replace(
         found,

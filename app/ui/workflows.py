@@ -56,7 +56,7 @@ async def show(request: Request) -> Response:
     def rendered() -> Response:
         row = workflow_row(workflow, catalogue)
         fields = [_field(one, values.get(one.name)) for one in row.inputs]
-        return render(request, "workflow.html", workflow=row, fields=fields)
+        return render(request, "workflow.html", workflow=row, fields=fields, pools=context.config.gpu_pools)
 
     return await off_loop(rendered)
 
@@ -84,6 +84,8 @@ async def run(request: Request) -> Response:
     wanted: dict[str, Any] = {"inputs": _inputs(workflow, fields)}
     if receiver := fields.get("webhook_url", "").strip():
         wanted["webhook_url"] = receiver
+    if pool := fields.get("gpu"):
+        wanted["gpu"] = pool
     text = await off_loop(lambda: json.dumps(wanted, ensure_ascii=False))
     with form_body(request) as body:
         # Parsed as a request of the API is, under the same limits of texts and numbers.

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, Json
-from tests.support.api_server import BLUE, PNG, Api
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 from tests.support.browsers import HERE, logged_in
 from tests.support.graphs import node, publish, saved
+from workers.lite.nodes import node_classes
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +111,24 @@ async def test_the_file_of_a_graph_without_one_is_a_problem(memory_api: Api) -> 
         job = (await browser.post("/ui/try", fields)).headers["location"]
         assert "format=editor" not in (await browser.get(job)).text
         assert (await browser.get(f"{job}/workflow?format=editor")).status_code == 404
+
+
+async def test_a_pool_is_chosen_where_there_are_several(clock: ManualClock) -> None:
+    """A graph is checked against the classes of the chosen pool and runs there, and so does a workflow's form."""
+    config = ApiConfig(api_key=KEY, gpu_pools=("l4",))
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, logged_in(api) as browser:
+        await publish(api.stores)
+        lite = {name: declared.object_info() for name, declared in node_classes().items()}
+        await api.stores.engine_info.publish("l4", lite | OBJECT_INFO)
+        fields = {"csrf": await browser.token(), "graph": json.dumps(picture())}
+
+        async def checked(gpu: str) -> bool:
+            return CAN_RUN in (await browser.post("/ui/try/check", fields | {"gpu": gpu})).text
+
+        assert "<option>l4</option>" in (await browser.get("/ui/try")).text
+        assert [await checked(gpu) for gpu in ("", "l4", "h100")] == [False, True, False]
+        words = {"csrf": fields["csrf"], "input.first": "x", "gpu": "l4"}
+        for path, form in (("/ui/try", fields | {"gpu": "l4"}), ("/ui/workflows/words/run", words)):
+            job = (await browser.post(path, form)).headers["location"]
+            assert (await api.stores.jobs.read("default", job.rsplit("/", 1)[-1])).record.pool == "l4", path
+            assert (await browser.post(path, form | {"gpu": "h100"})).status_code == 422
