@@ -115,7 +115,7 @@ def _graph(
         named = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
         return None, Refusal(
             f"the engine lacks the node classes {named}, and the conversion needs them",
-            "install the packs of custom nodes that provide them, or remove the nodes",
+            catalogue.remedy,
         )
     try:
         workflow = convert(document, catalogue).workflow

@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from workflows.declarations import extension_of
@@ -113,22 +114,22 @@ def needed_models(document: object, nodes: list[UsedNode]) -> list[NeededModel]:
             used.setdefault(name, set()).add(node.kind)
     for name in _promoted_names(document):
         used.setdefault(name, set())
-    named = _sources(nodes)
-    found = [model for file, classes in used.items() for model in _with_sources(file, classes, named)]
-    prompts = [model for model in named.values() if model.folder == _EMBEDDINGS and not _is_used(model, used)]
+    sources: dict[str, list[NeededModel]] = {}
+    for model in _sources(nodes).values():
+        sources.setdefault(posixpath.basename(model.file), []).append(model)
+    files = {posixpath.basename(file) for file in used}
+    found = [model for file in islice(used, MOST_MODELS) for model in _with_sources(file, used[file], sources)]
+    prompts = [
+        model for name, named in sources.items() for model in named if model.folder == _EMBEDDINGS and name not in files
+    ]
     return [*found, *prompts][:MOST_MODELS]
 
 
-def _with_sources(file: str, classes: set[str], named: Mapping[tuple[str, str], NeededModel]) -> list[NeededModel]:
+def _with_sources(file: str, classes: set[str], sources: Mapping[str, list[NeededModel]]) -> list[NeededModel]:
     """Return the file for each folder that the workflow names for it, or once without a folder."""
-    plain = posixpath.basename(file)
-    sources = [one for one in named.values() if posixpath.basename(one.file) == plain]
-    found = [NeededModel(file, one.folder, one.url, one.sha256, classes) for one in sources]
+    named = sources.get(posixpath.basename(file), [])
+    found = [NeededModel(file, one.folder, one.url, one.sha256, classes) for one in named]
     return found or [NeededModel(file, classes=classes)]
-
-
-def _is_used(model: NeededModel, used: Mapping[str, set[str]]) -> bool:
-    return any(posixpath.basename(file) == posixpath.basename(model.file) for file in used)
 
 
 def _sources(nodes: list[UsedNode]) -> dict[tuple[str, str], NeededModel]:

@@ -168,7 +168,7 @@ def _by_kind(widgets: Mapping[Origin, _Widget]) -> list[_Widget]:
     shown = [replace(widget, source="other") if origin.path else widget for origin, widget in titled.items()]
     if all(widget.source == "other" for widget in shown):
         shown = list(titled.values())
-    return sorted(_with_one_seed(shown), key=lambda widget: _ORDER.index(widget.source))
+    return sorted(_with_one_seed(_with_one_size(shown)), key=lambda widget: _ORDER.index(widget.source))
 
 
 def _with_titles(widgets: Mapping[Origin, _Widget]) -> dict[Origin, _Widget]:
@@ -183,6 +183,15 @@ def _with_titles(widgets: Mapping[Origin, _Widget]) -> dict[Origin, _Widget]:
         else widget
         for origin, widget in widgets.items()
     }
+
+
+def _with_one_size(widgets: list[_Widget]) -> list[_Widget]:
+    """Choose a width or height only if the workflow has one: of several, none is that of the whole picture."""
+    counts = Counter(widget.shown for widget in widgets if widget.source == "size")
+    return [
+        replace(widget, source="other") if widget.source == "size" and counts[widget.shown] > 1 else widget
+        for widget in widgets
+    ]
 
 
 def _with_one_seed(widgets: list[_Widget]) -> list[_Widget]:

@@ -10,13 +10,14 @@ from starlette.responses import Response
 from app.api.context import answer, body_of, check_is_json, context_of, json_body
 from app.config import ApiConfig
 from app.fields import RequestBody, ResponseBody
+from app.heavy import off_loop
 from app.operations import BODY_PROBLEMS, Operation
 from app.problems import Problem, of_workflow
 from app.submission.foreign import job_form, relocated
-from app.submission.preparation import parsed
+from app.submission.preparation import check_nodes, parsed
 from storage.keys import DEFAULT_POOL
 from workflows.catalogue import Catalogue
-from workflows.editor import Note, convert, proposed_inputs, unknown_nodes, unknown_notes
+from workflows.editor import Note, convert, placed_nodes, proposed_inputs, unknown_nodes, unknown_notes
 from workflows.errors import UiFormat, WorkflowError
 from workflows.graph import is_editor_file
 
@@ -63,7 +64,7 @@ async def submit(request: Request) -> Response:
         with relocated(form.moves):
             wanted = parsed(ConversionRequest, form.document)
             catalogue = await context.stores.engine_info.catalogue(known_pool(context.config, wanted.gpu))
-            return answer(await body.aside(converted, wanted.workflow, catalogue))
+            return answer(await off_loop(converted, wanted.workflow, catalogue, context.config.max_nodes))
 
 
 def known_pool(config: ApiConfig, gpu: str | None) -> str:
@@ -74,7 +75,7 @@ def known_pool(config: ApiConfig, gpu: str | None) -> str:
     return pool
 
 
-def converted(document: Any, catalogue: Catalogue) -> Converted:
+def converted(document: Any, catalogue: Catalogue, most_nodes: int) -> Converted:
     """Convert a file of the editor off the event loop; a graph in API format stays unchanged. Raises `Problem`."""
     if not is_editor_file(document):
         if not isinstance(document, dict):
@@ -86,6 +87,7 @@ def converted(document: Any, catalogue: Catalogue) -> Converted:
                 "start a worker first, which publishes the node classes; or in ComfyUI choose Workflow → Export (API)"
             )
             raise UiFormat("the node classes of this pool are not known yet, and the conversion needs them", hint=hint)
+        check_nodes(placed_nodes(document), most_nodes, "/workflow")
         unknown = unknown_nodes(document, catalogue)
         if unknown:
             return _view(None, unknown_notes(unknown), document, unknown={node.kind for node in unknown})
@@ -125,6 +127,7 @@ OPERATIONS = (
             "bad-editor-file",
             "not-convertible",
             "not-a-workflow",
+            "too-many-nodes",
         ),
     ),
 )

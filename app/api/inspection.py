@@ -13,10 +13,12 @@ from app.heavy import off_loop
 from app.operations import BODY_PROBLEMS, WORKFLOW, Operation
 from app.problems import of_workflow
 from app.submission.foreign import job_form, relocated
-from app.submission.preparation import parsed
+from app.submission.preparation import check_nodes, parsed
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
+from workflows.editor import placed_nodes
 from workflows.errors import WorkflowError
+from workflows.graph import is_editor_file
 from workflows.inspection import FoundModel, FoundPack, Inspection, inspect
 from workflows.manifest import InputType
 from workflows.proposals import ProposedInput, Source
@@ -108,13 +110,16 @@ async def submit(request: Request) -> Response:
             catalogue, published = await engine_info.catalogue(pool), await engine_info.published(pool)
             are_known = published is not None and published.files_are_known(context.stores.clock.now())
             # Off the loop whatever the size of the body: listing an engine's models may take a second the first time.
-            view = await off_loop(_inspected, wanted.workflow, catalogue, published if are_known else None)
-            return answer(view)
+            most, files = context.config.max_nodes, published if are_known else None
+            return answer(await off_loop(_inspected, wanted.workflow, catalogue, files, most))
 
 
-def _inspected(document: Any, catalogue: Catalogue, published: Published | None) -> Inspected:
+def _inspected(document: Any, catalogue: Catalogue, published: Published | None, most_nodes: int) -> Inspected:
     """Inspect off the event loop. Raises `Problem`."""
     try:
+        if isinstance(document, dict):  # anything else is refused as no workflow
+            count = placed_nodes(document) if is_editor_file(document) else len(document)
+            check_nodes(count, most_nodes, "/workflow")
         return inspected(inspect(document, catalogue, None if published is None else published.models))
     except WorkflowError as error:
         raise of_workflow(error, "/workflow") from error
@@ -187,6 +192,14 @@ OPERATIONS = (
         {200: ("its packs, models, inputs and outputs", Inspected)},
         request=InspectionRequest,
         example={"workflow": WORKFLOW},
-        refusals=(*BODY_PROBLEMS, "validation-error", "unknown-gpu", "bad-editor-file", "not-a-workflow", "bad-node"),
+        refusals=(
+            *BODY_PROBLEMS,
+            "validation-error",
+            "unknown-gpu",
+            "bad-editor-file",
+            "not-a-workflow",
+            "bad-node",
+            "too-many-nodes",
+        ),
     ),
 )

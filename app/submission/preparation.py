@@ -26,7 +26,7 @@ from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows import strangers
 from workflows.catalogue import Catalogue
-from workflows.editor import DocumentNode, convert_for
+from workflows.editor import DocumentNode, convert_for, placed_nodes
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, is_editor_file, parse_graph
 from workflows.policy import GraphTrust
@@ -123,6 +123,12 @@ def parsed(model: type[M], document: Any) -> M:
         raise of_validation(error, model) from error
 
 
+def check_nodes(count: int, most: int, where: str) -> None:
+    """Raise `Problem` for a workflow of more than `most` nodes."""
+    if count > most:
+        raise Problem("too-many-nodes", f"{count} nodes, at most {most} are allowed", pointer=where)
+
+
 class Preparation:
     """Validates the jobs of one request. `root` is a JSON pointer into the request. All methods raise `Problem`."""
 
@@ -168,25 +174,28 @@ class Preparation:
         if isinstance(document, dict):
             self._check_nodes(len(document), where)
         try:
-            workflow = await self._parsed(document, pool)
+            workflow = await self._parsed(document, pool, where)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
         # A converted graph may have more nodes than its file, because subgraphs are repeated.
         self._check_nodes(len(workflow.graph.nodes), where)
         return workflow
 
-    async def _parsed(self, document: Any, pool: str) -> PreparedWorkflow:
+    async def _parsed(self, document: Any, pool: str, where: str) -> PreparedWorkflow:
         if self._takes_editor_files and is_editor_file(document):
             # Before an engine has published its classes nothing can be converted, and the parser asks for an export.
             catalogue = await self.catalogue(pool)
             if catalogue.is_known:
-                return await off_loop(PreparedWorkflow.of_editor, document, catalogue)
+                return await off_loop(self._of_editor, document, catalogue, where)
         return await self._body.aside(PreparedWorkflow.of, document)
 
+    def _of_editor(self, document: Any, catalogue: Catalogue, where: str) -> PreparedWorkflow:
+        """Convert off the event loop. Subgraphs are counted before they are put in place, which may take seconds."""
+        self._check_nodes(placed_nodes(document), where)
+        return PreparedWorkflow.of_editor(document, catalogue)
+
     def _check_nodes(self, count: int, where: str) -> None:
-        if count > self._config.max_nodes:
-            detail = f"{count} nodes, at most {self._config.max_nodes} are allowed"
-            raise Problem("too-many-nodes", detail, pointer=where)
+        check_nodes(count, self._config.max_nodes, where)
 
     async def document(self, workflow: Any) -> Any:
         """Return the submitted workflow with its long texts, before it is parsed."""

@@ -148,7 +148,7 @@ async def _checked(context: Context, principal: Principal, body: Body, document:
     notes: Sequence[ConversionNote] = ()
     graph = document
     if needs.is_of_editor:
-        conversion = await body.aside(converted, document, catalogue)
+        conversion = await off_loop(converted, document, catalogue, context.config.max_nodes)
         if conversion.workflow is None:
             return needs
         graph, notes = conversion.workflow, conversion.notes

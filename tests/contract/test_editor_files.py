@@ -220,6 +220,20 @@ async def test_what_cannot_be_inspected_is_a_problem(memory_api: Api) -> None:
     assert shown["type"].endswith("unknown-gpu")
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/workflows/convert", "/v1/workflows/inspect"])
+async def test_the_nodes_of_subgraphs_are_counted_before_they_are_placed(published: Api, path: str) -> None:
+    """A small file that becomes 15,625 nodes is refused by their number."""
+    inner, outer = (
+        {"id": name, "inputs": [], "outputs": [], "nodes": [{"id": n, "type": kind} for n in range(25)], "links": []}
+        for name, kind in (("inner", "DemoInt"), ("outer", "inner"))
+    )
+    nodes = [{"id": n, "type": "outer"} for n in range(25)]
+    document = {"nodes": nodes, "links": [], "definitions": {"subgraphs": [inner, outer]}}
+    shown = await post(published, path, {"workflow": document}, 422)
+    assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("too-many-nodes", "/workflow")
+    assert shown["detail"].startswith("15625 nodes")
+
+
 async def test_comfy_api_v2_keeps_its_refusal(published: Api) -> None:
     """The official API's contract refuses the editor's format by its own code."""
     answer = await published.client.post("/api/v2/jobs", json={"workflow": picture()})

@@ -193,6 +193,16 @@ def test_seeds_are_one_input() -> None:
     assert chosen(document)["seed"].declared.places == ("3.seed", "5.seed")
 
 
+def test_a_size_is_proposed_if_it_is_the_only_one() -> None:
+    """One width is an input; of several, none is."""
+    graph = {"1": {"class_type": "A", "inputs": {"text": "x", "width": 64, "height": 32}}}
+    found = propose(graph, graph, Catalogue.absent())
+    assert [one.name for one in found if one.is_chosen] == ["text", "width", "height"]
+    graph["2"] = {"class_type": "A", "inputs": {"width": 16}}
+    found = propose(graph, graph, Catalogue.absent())
+    assert [one.name for one in found if one.is_chosen] == ["text", "height"]
+
+
 def test_a_graph_without_declarations_is_proposed_by_its_values() -> None:
     """Of a graph in API format whose classes are unknown, the types are those of the values."""
     graph = {
