@@ -4,7 +4,7 @@ Nothing is counted apart from the records: a removed job does not count, and of 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -47,15 +47,6 @@ class Used:
     usd: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """`is_cut`: there were more jobs than are added up. `tenants` are all that were asked."""
-
-    used: Sequence[Used]
-    tenants: Sequence[str]
-    is_cut: bool
-
-
 @dataclass(slots=True)
 class Sum:
     jobs: int = 0
@@ -75,6 +66,20 @@ class Sum:
             self.is_priced = True
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The sums, the largest first. `is_cut`: each tenant had more than `most` jobs, or one of them had."""
+
+    days: Mapping[str, Sum]
+    workflows: Sequence[tuple[str, Sum]]
+    tenants: Sequence[tuple[str, Sum]]
+    total: Sum
+    most: int
+    asked: int
+    """The tenants that were asked, also those without a job."""
+    is_cut: bool
+
+
 async def show(request: Request) -> Response:
     context, tenant, holder = context_of(request), tenant_of(request), session_of(request).holder
     is_of_all, sees_all = request.query_params.get("tenants") == "all", is_operator(holder)
@@ -87,19 +92,13 @@ async def show(request: Request) -> Response:
         return await read_usage(context, await _tenants(context) if is_of_all else [tenant], now)
 
     usage: Usage = await context.shared.get(tenant, ("ui", "usage", is_of_all), read, max_age_s=MAX_AGE_S)
-    days = dict(list(({day: Sum() for day in _days(now)} | sums(usage.used, lambda used: used.day)).items())[-DAYS:])
     return render(
         request,
         "usage.html",
-        days=days,
-        charts=_charts(days),
-        workflows=_largest(sums(usage.used, lambda used: used.workflow)),
-        tenants=_largest(sums(usage.used, lambda used: used.tenant)) if is_of_all else [],
-        total=sums(usage.used, lambda _: "all").get("all", Sum()),
         usage=usage,
+        charts=_charts(usage.days),
         is_of_all=is_of_all,
         sees_all=sees_all,
-        most=MOST_JOBS // max(1, len(usage.tenants)),
         span=DAYS,
     )
 
@@ -114,7 +113,17 @@ async def read_usage(context: Context, tenants: Sequence[str], now: datetime) ->
         at_once=TENANTS_AT_ONCE,
     )
     used = [one for listed in pages for one in listed.rows]
-    return Usage(used, tenants, is_cut=any(listed.next_cursor is not None for listed in pages))
+    days = {day: Sum() for day in _days(now)} | _sums(used, lambda one: one.day)
+    # Only the sums are kept for the next visitors, because each tenant has some of its own.
+    return Usage(
+        days=dict(list(days.items())[-DAYS:]),
+        workflows=_largest(_sums(used, lambda one: one.workflow)),
+        tenants=_largest(_sums(used, lambda one: one.tenant)),
+        total=_sums(used, lambda _: "all").get("all", Sum()),
+        most=limit,
+        asked=len(tenants),
+        is_cut=any(listed.next_cursor is not None for listed in pages),
+    )
 
 
 async def _tenants(context: Context) -> list[str]:
@@ -135,18 +144,18 @@ def used_of(record: JobRecord) -> Used:
     )
 
 
-def sums(rows: Iterable[Used], name: Callable[[Used], str]) -> dict[str, Sum]:
+def _sums(rows: Iterable[Used], name: Callable[[Used], str]) -> dict[str, Sum]:
     found: dict[str, Sum] = defaultdict(Sum)
     for used in rows:
         found[name(used)].add(used)
     return found
 
 
-def _largest(named: dict[str, Sum]) -> list[tuple[str, Sum]]:
+def _largest(named: Mapping[str, Sum]) -> list[tuple[str, Sum]]:
     return sorted(named.items(), key=lambda item: (-item[1].seconds, -item[1].jobs))
 
 
-def _charts(days: dict[str, Sum]) -> list[Chart]:
+def _charts(days: Mapping[str, Sum]) -> list[Chart]:
     """Return a chart of the jobs, of the time, and of the cost where a price is known."""
     names, found = list(days), list(days.values())
     charts = [
