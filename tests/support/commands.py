@@ -12,10 +12,18 @@ from tests.support.forked import fork
 ROOT = Path(__file__).parents[2]
 PRELOADED = (
     "boto3",
+    "cryptography.x509.verification",
+    "cyclopts.completion",
+    "cyclopts.help",
+    "encodings.idna",
+    "httpcore",
     "modal.cli.entry_point",
     "obstore.store",
-    "infra.cli.bucket",
     "comfyui_modal_client",
+    "infra.cli.root",
+    "infra.cli.bucket",
+    "infra.cli.doctor",
+    "infra.cli.explain",
     "infra.cli.jobs",
     "infra.cli.keys",
     "infra.cli.models",
@@ -26,6 +34,9 @@ PRELOADED = (
     "infra.cloud.modal_cloud",
     "infra.compose.stores",
     "infra.doctor",
+    "infra.local.data_folder",
+    "infra.models.sync",
+    "rich._emoji_codes",
 )
 
 
