@@ -5,8 +5,8 @@ the job must bring. Each of these files gets a field of its own, named as the lo
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,8 @@ from app.ui.live import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.concurrency import both
+from storage.jobs.models import Input
+from storage.keys import upload_of
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import positions
@@ -48,10 +50,14 @@ _LACKING = (UnknownNodeClass, MissingModel)
 
 @dataclass(frozen=True, slots=True)
 class NeededFile:
-    """An input file that the graph loads and the job must bring. `kind` is image, video, audio or file."""
+    """An input file that the graph loads and the job must bring. `kind` is image, video, audio or file.
+
+    `upload_id` is the upload that the form has for it already, or empty.
+    """
 
     name: str
     kind: str
+    upload_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +85,21 @@ class Checked:
         return self.nodes > 0 and self.problem is None
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier job ran, to be changed and run again. `uploads` are its input files by their names."""
+
+    graph: str = ""
+    uploads: Mapping[str, str] = field(default_factory=dict)
+
+
 async def show(request: Request) -> Response:
-    graph, job_id = "", request.query_params.get("from")
+    job_id = request.query_params.get("from")
+    earlier = Earlier()
     if job_id is not None:
-        graph = await _of_job(context_of(request), tenant_of(request), job_id)
+        earlier = await _of_job(context_of(request), tenant_of(request), job_id)
     # In the thread, because the graph may have a megabyte to escape.
-    return await off_loop(_page(request, graph, None))
+    return await off_loop(_page(request, earlier.graph, None, earlier.uploads))
 
 
 async def check(request: Request) -> Response:
@@ -93,7 +108,7 @@ async def check(request: Request) -> Response:
     try:
         with form_body(request) as body:
             document = await _document(request, body, fields)
-            checked = await _checked(context, principal_of(request), body, document, fields.get("gpu"))
+            checked = await _checked(context, principal_of(request), body, document, fields)
     except Problem as problem:
         checked = Checked(problem=problem)
     # In the thread, because a drawing may have thousands of boxes.
@@ -102,16 +117,20 @@ async def check(request: Request) -> Response:
     return await off_loop(_page(request, fields.get("graph", ""), checked))
 
 
-def _page(request: Request, graph: str, checked: Checked | None) -> Callable[[], Response]:
+def _page(
+    request: Request, graph: str, checked: Checked | None, uploads: Mapping[str, str] | None = None
+) -> Callable[[], Response]:
+    """Return what renders the page. `uploads` are input files of an earlier job by their names."""
     pools = context_of(request).config.gpu_pools
-    return partial(render, request, "trial.html", graph=graph, checked=checked, pools=pools)
+    return partial(render, request, "trial.html", graph=graph, checked=checked, uploads=uploads or {}, pools=pools)
 
 
 async def run(request: Request) -> Response:
     context, fields = context_of(request), form(request)
     with form_body(request) as body:
         graph = await _document(request, body, fields)
-        document = {"workflow": graph, "media": _media(fields), "gpu": fields.get("gpu") or None}
+        media = [{"name": name, "upload_id": upload} for name, upload in _uploads(fields).items()]
+        document = {"workflow": graph, "media": media, "gpu": fields.get("gpu") or None}
         accepted = await run_graph(context, principal_of(request), document, body, Identity(None, body.fingerprint))
     outcome_of(request.scope).jobs_accepted = 1
     if not is_fragment(request):
@@ -126,20 +145,23 @@ async def _document(request: Request, body: Body, fields: Form) -> Any:
     return moved["workflow"] if isinstance(moved, dict) and "workflow" in moved else document
 
 
-def _media(fields: Form) -> list[dict[str, str]]:
-    """Return the uploads of the form, each by the name that the graph loads, or else by the name of its file."""
-    media = []
-    for field, upload in fields.items():
-        if field.startswith(UPLOAD_PREFIX) and upload:
-            number = field.removeprefix(UPLOAD_PREFIX)
+def _uploads(fields: Form) -> dict[str, str]:
+    """Return the uploads of the form by the names that the graph loads, or else by the names of their files.
+
+    The last one of a name counts: the form has the files of an earlier job before those that are chosen anew.
+    """
+    found: dict[str, str] = {}
+    for name_of_field, upload in fields.items():
+        if name_of_field.startswith(UPLOAD_PREFIX) and upload:
+            number = name_of_field.removeprefix(UPLOAD_PREFIX)
             name = fields.get(f"{NAME_PREFIX}{number}", "").strip() or fields.get(f"{FILENAME_PREFIX}{number}", "")
-            media.append({"name": name or "input.png", "upload_id": upload})
-    return media
+            found[name or "input.png"] = upload
+    return found
 
 
-async def _checked(context: Context, principal: Principal, body: Body, document: Any, gpu: str | None) -> Checked:
+async def _checked(context: Context, principal: Principal, body: Body, document: Any, fields: Form) -> Checked:
     """Check as a submission does, up to the point where it would be stored. Raises `Problem`."""
-    pool = known_pool(context.config, gpu)
+    pool = known_pool(context.config, fields.get("gpu"))
     engine_info, now = context.stores.engine_info, context.stores.clock.now()
     catalogue, published = await both(engine_info.catalogue(pool), engine_info.published(pool))
     models = published if published is not None and published.files_are_known(now) else None
@@ -154,7 +176,7 @@ async def _checked(context: Context, principal: Principal, body: Body, document:
         graph, notes = conversion.workflow, conversion.notes
     preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
     workflow = await preparation.workflow(graph, "", pool)
-    found = await off_loop(_checked_graph, preparation, workflow, catalogue, document)
+    found = await off_loop(_checked_graph, preparation, workflow, catalogue, document, _uploads(fields))
     return replace(
         found,
         is_of_editor=needs.is_of_editor,
@@ -178,16 +200,20 @@ def _needs(document: Any, catalogue: Catalogue, published: Published | None) -> 
 
 
 def _checked_graph(
-    preparation: Preparation, workflow: PreparedWorkflow, catalogue: Catalogue, document: Any
+    preparation: Preparation,
+    workflow: PreparedWorkflow,
+    catalogue: Catalogue,
+    document: Any,
+    uploads: Mapping[str, str],
 ) -> Checked:
     """Check a graph as if the job brought all files that it loads. Raises `Problem`. Runs off the event loop."""
     graph = workflow.graph
     files = needed_files(graph, catalogue.declaration)
-    report = preparation.check_graph(workflow, (), frozenset(files), catalogue, "/inputs", "")
+    report = preparation.check_graph(workflow, (), frozenset((*files, *uploads)), catalogue, "/inputs", "")
     return Checked(
         nodes=len(graph.nodes),
         faults=[] if report.is_refusal else [fault.message for fault in report.faults],
-        files=[NeededFile(name, kind) for name, kind in files.items()][:MOST_FILES],
+        files=[NeededFile(name, kind, uploads.get(name, "")) for name, kind in files.items()][:MOST_FILES],
         is_known=catalogue.is_known,
         problem=of_report(report, "", {}) if report.is_refusal else None,
         is_lacking_alone=all(isinstance(fault, _LACKING) for fault in report.faults),
@@ -195,18 +221,29 @@ def _checked_graph(
     )
 
 
-async def _of_job(context: Context, tenant: str, job_id: str) -> str:
-    """Return what a job was submitted as, for the form; empty if it is too large for that."""
+async def _of_job(context: Context, tenant: str, job_id: str) -> Earlier:
+    """Return what a job ran and its uploads; no graph if it is too large for the form."""
     jobs = context.stores.jobs
     record = (await jobs.read(tenant, job_id)).record
-    document = await jobs.editor_file(tenant, job_id) if record.workflow_format == "editor" else None
+    inputs = await jobs.inputs(record)
+    # The inputs of a job are set in the graph that was made of its editor's file, and not in the file.
+    wants_file = record.workflow_format == "editor" and not inputs
+    document = await jobs.editor_file(tenant, job_id) if wants_file else None
     if document is None:
         document = await jobs.workflow(tenant, job_id)
-    return await off_loop(_indented, document) if len(document) <= MOST_SHOWN else ""
+    uploads = {file.name: upload for file in record.input_files if (upload := upload_of(file.key)) is not None}
+    is_short = len(document) <= MOST_SHOWN
+    return Earlier(await off_loop(_indented, document, inputs) if is_short else "", uploads)
 
 
-def _indented(document: bytes) -> str:
-    return json.dumps(json.loads(document), indent=2, ensure_ascii=False)
+def _indented(document: bytes, inputs: Sequence[Input]) -> str:
+    """Return the document for people, with the values that the job set in its graph."""
+    parsed = json.loads(document)
+    for one in inputs:
+        if isinstance(node := parsed.get(one.node), dict):
+            node.setdefault("inputs", {})[one.field] = one.value
+    text = json.dumps(parsed, indent=2, ensure_ascii=False)
+    return text if len(text) <= MOST_SHOWN else ""
 
 
 ROUTES = (

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -21,7 +22,7 @@ from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.errors import JobNotFound
 from storage.jobs.filters import JobFilter
-from storage.keys import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL, upload_of
 from workflows.errors import pointer
 from workflows.manifest import NamedWorkflow
 
@@ -36,6 +37,14 @@ MOST_REPEATED = 64 * 1024
 """Characters of an earlier job's text that the form repeats; a longer one is left to its default."""
 LONG_TEXT = 60
 """A default text of more characters gets a field of several lines, as every prompt does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that an earlier job of the workflow brought, and that the form can use again."""
+
+    filename: str
+    upload_id: str
 
 
 async def show_all(request: Request) -> Response:
@@ -129,7 +138,8 @@ def _number(name: str, text: str, *, whole: bool) -> int | float:
 
 def _field(named: WorkflowInput, value: Any) -> dict[str, Any]:
     """Return what the template needs to show an input."""
-    shown = named.default if value is None else value
+    is_upload = isinstance(value, Upload)
+    shown = named.default if value is None or is_upload else value
     return {
         "name": named.name,
         "label": named.name.replace("_", " ").capitalize(),
@@ -143,6 +153,7 @@ def _field(named: WorkflowInput, value: Any) -> dict[str, Any]:
         "is_seed": "seed" in named.name and named.type == "integer",
         "is_long": named.type == "string" and ("prompt" in named.name or len(str(shown)) > LONG_TEXT),
         "has_slider": _has_slider(named),
+        "upload": value if is_upload else None,
     }
 
 
@@ -162,7 +173,7 @@ def _plain(limit: float | None) -> str:
 async def _earlier_values(
     context: Context, tenant: str, workflow: NamedWorkflow, job_id: str | None
 ) -> Mapping[str, Any]:
-    """Return the values of an earlier job by the names of the workflow's inputs; none if it is gone."""
+    """Return the values and uploads of an earlier job by the names of the workflow's inputs; none if it is gone."""
     if job_id is None:
         return {}
     try:
@@ -171,9 +182,15 @@ async def _earlier_values(
     except JobNotFound:
         return {}
     given = {(one.node, one.field): one.value for one in inputs}
-    places = {name: next(named.targets()) for name, named in workflow.manifest.inputs.items() if not named.is_file}
-    found = {name: given[place] for name, place in places.items() if place in given}
-    return {name: value for name, value in found.items() if not isinstance(value, str) or len(value) <= MOST_REPEATED}
+    uploads = {file.name: Upload(file.name, found) for file in record.input_files if (found := upload_of(file.key))}
+    values: dict[str, Any] = {}
+    for name, named in workflow.manifest.inputs.items():
+        value = given.get(next(named.targets()))
+        if named.is_file:
+            values[name] = uploads.get(str(value))
+        elif not isinstance(value, str) or len(value) <= MOST_REPEATED:
+            values[name] = value
+    return values
 
 
 ROUTES = (

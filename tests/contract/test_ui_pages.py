@@ -131,6 +131,12 @@ async def test_a_form_runs_a_workflow_with_its_types(memory_api: Api) -> None:
         }
         again = (await browser.get(f"/ui/workflows/still?from={job_id}")).text
         assert 'name="input.width" value="64"' in again
+        assert f'name="upload.image" value="{upload["upload_id"]}"' in again
+        assert 'name="filename.image" value="a b.png"' in again
+        assert not re.search(r"data-file[^>]* required", again)
+        fresh = (await browser.get("/ui/workflows/still")).text
+        assert re.search(r"data-file[^>]* required", fresh)
+        assert 'name="upload.image" value=""' in fresh
         code = html.unescape((await browser.get(f"/ui/jobs/{job_id}")).text)
         medium = {"filename": "a b.png", "upload_id": upload["upload_id"]}
         values = " ".join(code.partition("client.submit_named('still', ")[2].split())

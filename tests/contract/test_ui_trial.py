@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, Json
-from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit
 from tests.support.browsers import HERE, logged_in
 from tests.support.graphs import node, publish, saved
 from workers.lite.nodes import node_classes
@@ -82,6 +83,24 @@ async def test_a_graph_brings_the_files_that_it_loads(memory_api: Api) -> None:
         assert [file.name for file in record.input_files] == ["my cat.png"]
         refused = await browser.post("/ui/try", fields)
         assert (refused.status_code, "does not bring" in refused.text) == (422, True)
+        checked = await browser.post("/ui/try/check", fields | {"upload.1": made["upload_id"]})
+        assert "It is uploaded already" in checked.text  # a check does not lose what was uploaded before it
+        await memory_api.stores.jobs.settled()
+        page = (await browser.get(f"/ui/try?from={record.job_id}")).text
+        kept = dict(re.findall(r'<input type="hidden" name="([a-z]+\.earlier1)" value="([^"]+)">', page))
+        assert kept == {"upload.earlier1": made["upload_id"], "name.earlier1": "my cat.png"}
+        again = await browser.post("/ui/try", {"csrf": token, "graph": json.dumps(PHOTO)} | kept)
+        assert again.status_code == 303, again.text
+
+
+async def test_a_job_is_changed_with_the_values_that_it_set(memory_api: Api) -> None:
+    """What is changed and run again has the values that the job set in its graph, not those in the graph before."""
+    job_id = (await submit(memory_api, inputs=[{"node": "1", "field": "width", "value": 4711}]))["job_id"]
+    async with logged_in(memory_api) as browser:
+        page = html.unescape((await browser.get(f"/ui/try?from={job_id}")).text)
+    found = re.search(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)
+    assert found is not None
+    assert json.loads(found[1]) == {**BLUE, "1": {**BLUE["1"], "inputs": {**BLUE["1"]["inputs"], "width": 4711}}}
 
 
 async def test_a_file_of_the_editor_is_converted_drawn_and_kept(memory_api: Api) -> None:
