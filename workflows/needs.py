@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from workflows.declarations import extension_of
@@ -114,22 +114,25 @@ def needed_models(document: object, nodes: list[UsedNode]) -> list[NeededModel]:
             used.setdefault(name, set()).add(node.kind)
     for name in _promoted_names(document):
         used.setdefault(name, set())
-    sources: dict[str, list[NeededModel]] = {}
-    for model in _sources(nodes).values():
-        sources.setdefault(posixpath.basename(model.file), []).append(model)
-    files = {posixpath.basename(file) for file in used}
-    found = [model for file in islice(used, MOST_MODELS) for model in _with_sources(file, used[file], sources)]
-    prompts = [
-        model for name, named in sources.items() for model in named if model.folder == _EMBEDDINGS and name not in files
-    ]
-    return [*found, *prompts][:MOST_MODELS]
+    named = _sources(nodes)
+    by_name: dict[str, list[NeededModel]] = {}
+    for model in named.values():
+        by_name.setdefault(posixpath.basename(model.file), []).append(model)
+    found = (model for file, classes in used.items() for model in _with_sources(file, classes, by_name))
+    names = {posixpath.basename(file) for file in used}
+    prompts = (
+        model for model in named.values() if model.folder == _EMBEDDINGS and posixpath.basename(model.file) not in names
+    )
+    return list(islice(chain(found, prompts), MOST_MODELS))
 
 
-def _with_sources(file: str, classes: set[str], sources: Mapping[str, list[NeededModel]]) -> list[NeededModel]:
-    """Return the file for each folder that the workflow names for it, or once without a folder."""
-    named = sources.get(posixpath.basename(file), [])
-    found = [NeededModel(file, one.folder, one.url, one.sha256, classes) for one in named]
-    return found or [NeededModel(file, classes=classes)]
+def _with_sources(file: str, classes: set[str], by_name: Mapping[str, list[NeededModel]]) -> Iterator[NeededModel]:
+    """Yield the file for each folder that the workflow names for it, or once without a folder."""
+    sources = by_name.get(posixpath.basename(file))
+    if sources is None:
+        yield NeededModel(file, classes=classes)
+    for one in sources or ():
+        yield NeededModel(file, one.folder, one.url, one.sha256, classes)
 
 
 def _sources(nodes: list[UsedNode]) -> dict[tuple[str, str], NeededModel]:

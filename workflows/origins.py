@@ -45,15 +45,18 @@ def origins(document: object, catalogue: Catalogue) -> dict[Place, Origin]:
                 continue
             slots = {slot.name: slot for slot in placed.widgets.slots}
             for name in placed.widgets.values:
-                origin = _origin(placed, name, slots.get(name), labels)
+                origin = _origin(flattener, placed, name, slots.get(name), labels)
                 if origin is not None:
                     found[placed.id, name] = origin
     return found
 
 
-def _origin(placed: Placed, name: str, slot: Slot | None, labels: Mapping[Place, str]) -> Origin | None:
+def _origin(
+    flattener: Flattener, placed: Placed, name: str, slot: Slot | None, labels: Mapping[Place, str]
+) -> Origin | None:
     """Follow the input's link to the widget at its beginning; None if a node computes the value."""
     for _ in range(DEEPEST):
+        flattener.budget.step()
         scope = placed.scope
         link = scope.graph.link_of(slot) if slot is not None else None
         if link is None:

@@ -64,7 +64,7 @@ class ProposedInput:
 class _Widget:
     """A widget of the editor, or a value of a graph, with all values that it sets. `shown` is its name for people."""
 
-    places: Sequence[Place]
+    places: list[Place]
     declared: NamedInput
     default: Any
     shown: str
@@ -100,11 +100,12 @@ def _widgets(graph: Graph, known: Mapping[Place, Origin], catalogue: Catalogue) 
                 is_long = bool(declared and declared.options.get("multiline"))
                 source = _source(origin, node.class_type, name, typed, value, is_long=is_long)
                 title = origin.title if origin.is_instance or origin.is_primitive else _title(node, catalogue)
+                shown = (origin.shown or name)[:LONGEST_TITLE]
                 found[origin] = _Widget(
-                    [(node_id, name)], typed, value, origin.shown or name, title, node.class_type, source
+                    [(node_id, name)], typed, value, shown, title[:LONGEST_TITLE], node.class_type, source
                 )
             elif before.default == value and before.declared == typed:
-                found[origin] = replace(before, places=[*before.places, (node_id, name)])
+                before.places.append((node_id, name))
     return found
 
 

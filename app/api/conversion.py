@@ -64,7 +64,9 @@ async def submit(request: Request) -> Response:
         with relocated(form.moves):
             wanted = parsed(ConversionRequest, form.document)
             catalogue = await context.stores.engine_info.catalogue(known_pool(context.config, wanted.gpu))
-            return answer(await off_loop(converted, wanted.workflow, catalogue, context.config.max_nodes))
+            most = context.config.max_nodes
+            # Off the loop whatever the size of the body: a small file may make a large graph.
+            return await off_loop(lambda: answer(converted(wanted.workflow, catalogue, most)))
 
 
 def known_pool(config: ApiConfig, gpu: str | None) -> str:

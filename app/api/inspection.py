@@ -111,7 +111,7 @@ async def submit(request: Request) -> Response:
             are_known = published is not None and published.files_are_known(context.stores.clock.now())
             # Off the loop whatever the size of the body: listing an engine's models may take a second the first time.
             most, files = context.config.max_nodes, published if are_known else None
-            return answer(await off_loop(_inspected, wanted.workflow, catalogue, files, most))
+            return await off_loop(lambda: answer(_inspected(wanted.workflow, catalogue, files, most)))
 
 
 def _inspected(document: Any, catalogue: Catalogue, published: Published | None, most_nodes: int) -> Inspected:

@@ -18,6 +18,7 @@ from app.fields import (
 from app.operations import Operation
 from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import DAY_S
+from workflows.editor.budget import MOST_BYTES, MOST_STEPS
 from workflows.graph import LONGEST_NAME, MOST_INPUTS
 
 
@@ -33,6 +34,12 @@ class Limits(RequestLimits):
     max_depth: int = Field(MAX_DEPTH, description="deepest nesting of a request's JSON")
     max_node_inputs: int = Field(MOST_INPUTS, description="most inputs of one node")
     max_node_name_length: int = Field(LONGEST_NAME, description="longest node id, class, or name of an input")
+    max_conversion_steps: int = Field(
+        MOST_STEPS, description="most steps of converting a file of the editor: nodes, inputs, links, and texts read"
+    )
+    max_conversion_bytes: int = Field(
+        MOST_BYTES, description="most bytes of names, values and titles in the graph that a file of the editor makes"
+    )
     max_metadata_name_length: int = Field(MAX_METADATA_NAME, description="longest name in `metadata`")
     max_metadata_text_length: int = Field(MAX_METADATA_TEXT, description="longest text in `metadata`")
     max_webhook_url_length: int = Field(MAX_URL, description="longest `webhook_url`")

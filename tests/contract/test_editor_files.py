@@ -88,6 +88,23 @@ async def test_what_cannot_be_converted_is_a_problem(published: Api) -> None:
     assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("bad-editor-file", "/workflow/nodes/0")
 
 
+@pytest.mark.parametrize("path", ["/v1/workflows/convert", "/v1/jobs"])
+async def test_a_small_file_that_asks_for_much_is_refused(published: Api, path: str) -> None:
+    """Subgraphs that repeat inputs or texts take from limits that GET /v1/limits shows."""
+    limits = (await published.client.get("/v1/limits")).json()
+    slots = 1_000
+    instances = limits["max_conversion_steps"] // slots + 1
+    part = {"id": "part", "nodes": [], "links": [], "inputs": [{}] * slots}
+    nodes = [{"id": number, "type": "part"} for number in range(instances)]
+    shown = await post(published, path, {"workflow": {"nodes": nodes, "definitions": {"subgraphs": [part]}}}, 422)
+    assert shown["type"].endswith("not-convertible")
+    assert "max_conversion_steps" in shown["detail"]
+    part = {"id": "part", "nodes": [{"id": 1, "type": "DemoSource", "title": "x" * 60_000}], "links": []}
+    nodes = nodes[: limits["max_conversion_bytes"] // 60_000 + 1]
+    shown = await post(published, path, {"workflow": {"nodes": nodes, "definitions": {"subgraphs": [part]}}}, 422)
+    assert "max_conversion_bytes" in shown["detail"]
+
+
 async def test_a_problem_of_the_graph_points_into_the_file(published: Api) -> None:
     """A value that the graph's checks refuse is found in the editor's file, in a subgraph too."""
     found, inside = definition(1, {"model": "MODEL"}, {"IMAGE": "IMAGE"})

@@ -148,10 +148,12 @@ TESTED_ELSEWHERE = {
     "max_video_pixels",
     "max_media_s",
     "max_scanned_jobs",
+    "max_conversion_steps",
+    "max_conversion_bytes",
 }
 """In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_job_events.py, test_webhook_api.py,
-test_fetching.py, test_unread_answers.py, test_hostile_media.py, test_job_filters.py, test_large_bodies.py, and by
-test_a_body_that_does_not_arrive_in_time_is_refused."""
+test_fetching.py, test_unread_answers.py, test_hostile_media.py, test_job_filters.py, test_large_bodies.py,
+test_editor_files.py, and by test_a_body_that_does_not_arrive_in_time_is_refused."""
 
 
 def _with_text(length: int) -> Json:

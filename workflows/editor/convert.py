@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from workflows.catalogue import Catalogue
 from workflows.editor import viewer
+from workflows.editor.budget import Budget
 from workflows.editor.document import BYPASS, NEVER, parse_document
 from workflows.editor.flatten import SILENT, VIRTUAL, Flattener, Placed, Scope, Source, Value
 from workflows.editor.growing import refuse_lost_links
@@ -29,6 +31,7 @@ from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_
 from workflows.editor.widget_kinds import ABSENT, exported, literal
 from workflows.editor.widgets import Widget
 from workflows.errors import WorkflowError
+from workflows.graph import LONGEST_NAME
 
 _PACK_FORMS = {
     "cnr_id": re.compile(r"[A-Za-z0-9][\w.-]{0,99}"),
@@ -71,22 +74,32 @@ class Conversion:
     document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
 
 
-def convert(raw: object, catalogue: Catalogue, *, now: datetime | None = None, draw: Draw | None = None) -> Conversion:
+def convert(
+    raw: object,
+    catalogue: Catalogue,
+    *,
+    now: datetime | None = None,
+    draw: Draw | None = None,
+    budget: Budget | None = None,
+) -> Conversion:
     """Convert a document that `json.loads` returned. Raises `BadEditorFile` or `NotConvertible`.
 
-    `now` is the time for dates in file names, `draw` chooses among the options of dynamic prompts.
+    `now` is the time for dates in file names, `draw` chooses among the options of dynamic prompts. `budget` is how much
+    work the file may cause.
     """
-    flattener = Flattener(parse_document(raw), catalogue)
+    budget = budget or Budget()
+    flattener = Flattener(parse_document(raw), catalogue, budget)
     flattener.write_primitives()
-    emitter = _Emitter(flattener, now or datetime.now().astimezone(), draw or random.randrange)
+    emitter = _Emitter(flattener, budget, now or datetime.now().astimezone(), draw or random.randrange)
     emitter.emit(flattener.root)
     emitter.drop_dangling()
     return Conversion(emitter.workflow, emitter.notes, emitter.document_nodes)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Emitter:
     flattener: Flattener
+    budget: Budget
     now: datetime
     draw: Draw
     workflow: dict[str, Any] = field(default_factory=dict)
@@ -106,7 +119,10 @@ class _Emitter:
                 if node.kind not in SILENT:
                     self._note(placed, "replaced by what it passes on")
             else:
-                self.workflow[placed.id] = self._api_node(placed)
+                node_in_api = self._api_node(placed)
+                # Texts are shared until the graph is written as JSON, so each node is counted when it is made.
+                self.budget.write({placed.id: node_in_api})
+                self.workflow[placed.id] = node_in_api
                 self.document_nodes[placed.id] = _document_node(placed)
 
     def drop_dangling(self) -> None:
@@ -114,11 +130,15 @@ class _Emitter:
         for node_id, node in self.workflow.items():
             inputs: Mapping[str, Any] = node["inputs"]
             for name in [name for name, value in inputs.items() if _leads_nowhere(value, self.workflow)]:
-                self.notes.append(Note(node_id, node["_meta"]["title"], f"its input `{name}` has lost its source"))
+                self._add_note(Note(node_id, node["_meta"]["title"], f"its input `{name}` has lost its source"))
                 del node["inputs"][name]
 
     def _note(self, placed: Placed, message: str) -> None:
-        self.notes.append(Note(placed.id, placed.node.title or placed.node.kind, message))
+        self._add_note(Note(placed.id, placed.node.title or placed.node.kind, message))
+
+    def _add_note(self, note: Note) -> None:
+        self.budget.write([note.node_id, note.title, note.message])
+        self.notes.append(note)
 
     def _api_node(self, placed: Placed) -> dict[str, Any]:
         node, widgets = placed.node, placed.widgets
@@ -145,6 +165,7 @@ class _Emitter:
             raise missing_class(node, placed.id)
         refuse_foreign_values(node, placed.id, placed.about, placed.widgets.spare, placed.widgets.unread)
         refuse_browser_input(node, placed.id, placed.about)
+        self.budget.step(len(placed.widgets.unknown_choices) * (1 + len(node.inputs)))
         for one, value in placed.widgets.unknown_choices:
             refuse_unknown_choice(node, placed.id, one, value)
             self._note(placed, f"{unknown_choice(one, value)}; the values after it may be shifted, as in the editor")
@@ -155,19 +176,30 @@ class _Emitter:
         if not isinstance(value, str):
             return value
         if widget.declared is not None and widget.declared.options.get("dynamicPrompts"):
-            return dynamic_prompt(value, self.draw)
+            return dynamic_prompt(value, self.draw, self.budget)
         if widget.name == "filename_prefix" and placed.node.kind in FILE_NAME_CLASSES and "%" in value:
-            return fill_placeholders(value, self.now, self._widget_value)
+            return fill_placeholders(value, self.now, self._widget_value, self.budget)
         return value
 
     def _widget_value(self, name: str, widget: str) -> Any:
         """Return the value of a node's widget, the node by its name for search and replace, else by its title."""
-        nodes = self.flattener.root.nodes.values()
-        found = [one for one in nodes if one.node.properties.get("Node name for S&R") == name]
-        found = found or [one for one in nodes if (one.node.title or one.about.title or one.node.kind) == name]
-        if not found:
+        found = self._by_name.get(name) or self._by_title.get(name)
+        if found is None:
             raise KeyError(name)
-        return found[0].widgets.values[widget].value
+        return found.widgets.values[widget].value
+
+    @cached_property
+    def _by_name(self) -> dict[str, Placed]:
+        """The first node of the root by each name for search and replace."""
+        nodes = self.flattener.root.nodes.values()
+        named = [(one.node.properties.get("Node name for S&R"), one) for one in nodes]
+        return {name: one for name, one in reversed(named) if isinstance(name, str)}
+
+    @cached_property
+    def _by_title(self) -> dict[str, Placed]:
+        """The first node of the root by each title."""
+        nodes = list(self.flattener.root.nodes.values())
+        return {one.node.title or one.about.title or one.node.kind: one for one in reversed(nodes)}
 
 
 def _document_node(placed: Placed) -> DocumentNode:
@@ -178,7 +210,8 @@ def _document_node(placed: Placed) -> DocumentNode:
 
 def _pack(properties: Mapping[str, Any]) -> dict[str, str]:
     """Return the node's pack and version as the editor exports them."""
-    given = {name: value for name in _PACK_FORMS if isinstance(value := properties.get(name), str)}
+    named = {name: properties.get(name) for name in _PACK_FORMS}
+    given = {name: value for name, value in named.items() if isinstance(value, str) and len(value) <= LONGEST_NAME}
     pack = {name: value for name, value in given.items() if _PACK_FORMS[name].fullmatch(value)}
     return {name: value.removeprefix("v") if name == "ver" else value for name, value in pack.items()}
 

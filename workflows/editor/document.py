@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workflows.errors import BadEditorFile, pointer
+from workflows.graph import LONGEST_NAME
 
 ALWAYS, NEVER, BYPASS = 0, 2, 4
 """The modes of a node that matter here: it runs, it is muted, or it is bypassed."""
@@ -142,10 +143,13 @@ def _node(raw: object, at: str) -> EditorNode:
     kind, mode, title = node.get("type"), node.get("mode", ALWAYS), node.get("title")
     if not isinstance(kind, str) or not isinstance(node.get("id"), int | str):
         raise BadEditorFile("a node has an `id` and a `type`", pointer=at)
+    node_id = str(node["id"])
+    if len(node_id) > LONGEST_NAME:
+        raise BadEditorFile(f"the id of a node has more than {LONGEST_NAME} characters", pointer=at)
     values = node.get("widgets_values")
     properties = node.get("properties")
     return EditorNode(
-        id=str(node["id"]),
+        id=node_id,
         kind=kind,
         title=title if isinstance(title, str) else None,
         mode=mode if isinstance(mode, int) else ALWAYS,

@@ -6,19 +6,22 @@ from typing import Any
 
 from workflows.catalogue import Catalogue
 from workflows.declarations import UNKNOWN, NodeDeclaration
+from workflows.editor.budget import CHARACTERS, Budget
+from workflows.editor.costs import Costs
 from workflows.editor.document import (
     BYPASS,
     INPUT_NODE,
     NEVER,
-    OUTPUT_NODE,
     Document,
     EditorGraph,
     EditorLink,
     EditorNode,
     Slot,
 )
+from workflows.editor.indexes import SET, Indexes, first_value
 from workflows.editor.widgets import CONTROL, Widget, Widgets, read_widgets
 from workflows.errors import NotConvertible
+from workflows.graph import LONGEST_NAME
 
 MOST_PLACED = 20_000
 """Nodes of all instances together."""
@@ -31,7 +34,7 @@ SILENT = frozenset(
     }
 )
 """Nodes that stand for nothing in the API format: notes, labels, and switches that act while one edits."""
-REROUTE, PRIMITIVE, SET, GET = "Reroute", "PrimitiveNode", "SetNode", "GetNode"
+REROUTE, PRIMITIVE, GET = "Reroute", "PrimitiveNode", "GetNode"
 VIRTUAL = SILENT | {REROUTE, PRIMITIVE, SET, GET}
 
 
@@ -46,12 +49,15 @@ class Placed:
 
     @property
     def id(self) -> str:
-        return ":".join([*self.scope.path, self.node.id])
+        return self.scope.prefix + self.node.id
 
 
 @dataclass(slots=True)
 class Scope:
-    """The root graph, or one instance of a subgraph. `host` is the instance's node, None for the root."""
+    """The root graph, or one instance of a subgraph. `host` is the instance's node, None for the root.
+
+    `path` are the ids of the instances that it is in, `prefix` what they put before the ids of its nodes.
+    """
 
     graph: EditorGraph
     path: tuple[str, ...]
@@ -59,6 +65,7 @@ class Scope:
     nodes: dict[str, Placed] = field(default_factory=dict)
     inner: dict[str, "Scope"] = field(default_factory=dict)
     promoted: dict[tuple[str, str], Any] = field(default_factory=dict)
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +80,13 @@ class Value:
 
 
 class Flattener:
-    """Places every node of the document and resolves links between the places."""
+    """Places every node of the document and resolves links between the places. All work takes from `budget`."""
 
-    def __init__(self, document: Document, catalogue: Catalogue) -> None:
+    def __init__(self, document: Document, catalogue: Catalogue, budget: Budget | None = None) -> None:
         self._document = document
+        self._indexes = Indexes()
+        self._costs = Costs()
+        self.budget = budget or Budget()
         self.catalogue = catalogue
         self._placed = 0
         self.root = self._place(document.root, (), None)
@@ -84,7 +94,7 @@ class Flattener:
     def _place(self, graph: EditorGraph, path: tuple[str, ...], host: Placed | None) -> Scope:
         if len(path) > DEEPEST:
             raise NotConvertible("subgraphs are nested too deeply", reason="nested too deeply", node_id=":".join(path))
-        scope = Scope(graph, path, host)
+        scope = Scope(graph, path, host, prefix="".join(f"{one}:" for one in path))
         self._placed += len(graph.nodes)
         if self._placed > MOST_PLACED:
             raise NotConvertible(
@@ -94,12 +104,22 @@ class Flattener:
                 hint="use fewer instances of subgraphs, or export the workflow in API format",
             )
         for node in graph.nodes.values():
+            if len(scope.prefix) + len(node.id) > LONGEST_NAME:
+                raise NotConvertible(
+                    f"{node.label}: the ids of the subgraphs around it make its id longer than {LONGEST_NAME} "
+                    "characters",
+                    reason="id too long",
+                    pointer=node.pointer,
+                    hint="use fewer subgraphs inside each other, or export the workflow in API format",
+                )
             definition = self._document.definitions.get(node.kind)
             if definition is None:
                 about = self.catalogue.declaration(node.kind)
+                self.budget.step(self._costs.of(node, about))
                 widgets = read_widgets(node, about)
                 scope.nodes[node.id] = Placed(scope, node, about, widgets)
                 continue
+            self.budget.step(self._costs.of(node, UNKNOWN) + len(definition.inputs))
             saved = {slot.name: slot for slot in node.inputs}
             outer = [saved.get(one.name) for one in definition.inputs]
             pairs = zip(definition.inputs, outer, strict=True)
@@ -131,7 +151,7 @@ class Flattener:
             return
         controlled = {node_id for node_id, name in proxies if name == CONTROL}
         for (node_id, name), value in zip(proxies, values, strict=False):
-            promoted = self._input_for(inner, node_id, name)
+            promoted = self._indexes.of(inner.graph).promoted_to(node_id, name)
             target = inner.nodes.get(node_id)
             is_primitive = target is not None and target.node.kind == PRIMITIVE
             if target is not None and not promoted and not (is_primitive and node_id in controlled):
@@ -141,24 +161,17 @@ class Flattener:
             if named in placed.widgets.values:
                 placed.widgets.values[named].value = value
 
-    @staticmethod
-    def _input_for(inner: Scope, node_id: str, name: str) -> str:
-        """Return the subgraph's input for a promoted widget, or an empty text if none is linked to it."""
-        target = inner.nodes.get(node_id)
-        for slot in target.node.inputs if target else ():
-            link = inner.graph.link_of(slot)
-            if slot.name == name and link and link.origin == INPUT_NODE and link.origin_slot < len(inner.graph.inputs):
-                return inner.graph.inputs[link.origin_slot].name
-        return ""
-
     def _backing(self, inner: Scope, slot: Slot) -> Widget | None:
         """Return the first widget that an input of the subgraph feeds."""
-        for link in (inner.graph.links.get(name) for name in slot.links):
+        index = self._indexes.of(inner.graph)
+        for name in slot.links:
+            self.budget.step()
+            link = inner.graph.links.get(name)
             target = inner.nodes.get(link.target) if link else None
             if link is not None and target is not None:
-                name = _input_name(target, link)
-                if name in target.widgets.values:
-                    return target.widgets.values[name]
+                fed = index.input_name(target.node.id, link)
+                if fed in target.widgets.values:
+                    return target.widgets.values[fed]
         return None
 
     def write_primitives(self) -> None:
@@ -166,15 +179,17 @@ class Flattener:
         for scope in self.scopes():
             for placed in scope.nodes.values():
                 if placed.node.kind == PRIMITIVE and placed.node.values:
-                    value = scope.promoted.get((placed.node.id, "value"), _first_value(placed))
+                    value = scope.promoted.get((placed.node.id, "value"), first_value(placed.node))
                     self._write(scope, placed.node.id, value)
 
     def _write(self, scope: Scope, node_id: str, value: Any) -> None:
-        for link in scope.graph.links.values():
+        index = self._indexes.of(scope.graph)
+        for link in index.from_node.get(node_id, ()):
+            self.budget.step()
             target = scope.nodes.get(link.target)
-            if link.origin != node_id or target is None:
+            if target is None:
                 continue
-            if target.node.kind == REROUTE and self._feeds_widget(target):
+            if target.node.kind == REROUTE and target.node.id in index.from_node:
                 raise NotConvertible(
                     f"{target.node.label}: it passes on the value of a PrimitiveNode, which the editor writes or not "
                     "depending on how the file was made",
@@ -183,13 +198,9 @@ class Flattener:
                     node_id=target.id,
                     hint="in the editor link the PrimitiveNode directly to the widget",
                 )
-            widget = target.widgets.values.get(_input_name(target, link))
+            widget = target.widgets.values.get(index.input_name(target.node.id, link))
             if widget is not None:
                 widget.value = value
-
-    @staticmethod
-    def _feeds_widget(reroute: Placed) -> bool:
-        return any(link.origin == reroute.node.id for link in reroute.scope.graph.links.values())
 
     def scopes(self) -> Iterator[Scope]:
         """Yield the root and every instance inside it."""
@@ -207,6 +218,7 @@ class Flattener:
         return self._origin(placed.scope, link, kind or slot.kind, depth + 1)
 
     def _origin(self, scope: Scope, link: EditorLink, kind: str, depth: int) -> Source | Value | None:
+        self.budget.step()
         if depth > DEEPEST:
             raise NotConvertible("a link goes round in a circle", reason="circle", node_id=link.target)
         if link.origin == INPUT_NODE and scope.host is not None:
@@ -225,29 +237,26 @@ class Flattener:
         if placed.node.mode == NEVER:
             return None
         if placed.node.mode == BYPASS:
-            passed = _bypass_slot(placed, slot, kind)
+            passed = self._bypass_slot(placed, slot, kind)
             return None if passed is None else self.input_of(placed, passed, kind, depth)
         inner = placed.scope.inner.get(placed.node.id)
         if inner is not None:
-            for link in inner.graph.links.values():
-                if link.target == OUTPUT_NODE and link.target_slot == slot:
-                    return self._origin(inner, link, kind, depth + 1)
-            return None
+            link = self._indexes.of(inner.graph).to_output.get(slot)
+            return None if link is None else self._origin(inner, link, kind, depth + 1)
         if placed.node.kind == GET:
             placed, slot = self._setter(placed), 0
         if placed.node.kind in VIRTUAL:
-            if slot >= len(placed.widgets.slots):
+            if not 0 <= slot < len(placed.widgets.slots):
                 return None
             return self.input_of(placed, placed.widgets.slots[slot], kind, depth)
         return Source(placed.id, slot)
 
-    @staticmethod
-    def _setter(placed: Placed) -> Placed:
+    def _setter(self, placed: Placed) -> Placed:
         """Return the SetNode of the same name in the same graph."""
-        name = _first_value(placed)
-        for other in placed.scope.nodes.values():
-            if other.node.kind == SET and name is not None and _first_value(other) == name:
-                return other
+        name = first_value(placed.node)
+        found = self._indexes.of(placed.scope.graph).setter(name)
+        if found is not None:
+            return placed.scope.nodes[found]
         raise NotConvertible(
             f"{placed.node.label}: there is no SetNode with the name {str(name)[:80]!r}",
             reason="GetNode without a SetNode",
@@ -256,10 +265,22 @@ class Flattener:
             hint="open the file in the editor and choose one of the names that a SetNode gives",
         )
 
+    def _bypass_slot(self, placed: Placed, slot: int, kind: str) -> Slot | None:
+        """Return the input that a bypassed node hands on in place of this output."""
+        inputs, outputs = placed.widgets.slots, placed.node.outputs
+        if not inputs or slot < 0:
+            return None
+        if kind == "*":
+            return inputs[slot] if slot < len(inputs) else inputs[0]
+        output = outputs[slot].kind if slot < len(outputs) else kind
+        if slot < len(inputs) and self._fits(inputs[slot], output):
+            return inputs[slot]
+        exact = next((one for one in inputs if one.kind == kind), None)
+        return exact or next((one for one in inputs if self._fits(one, output)), None)
 
-def _first_value(placed: Placed) -> Any:
-    values = placed.node.values
-    return values[0] if values and not isinstance(values, Mapping) else None
+    def _fits(self, slot: Slot, kind: str) -> bool:
+        self.budget.step(1 + (len(slot.kind) + len(kind)) // CHARACTERS)
+        return fits(slot.kind, kind)
 
 
 def _proxies(raw: object) -> list[tuple[str, str]] | None:
@@ -274,30 +295,6 @@ def _quarantined(raw: object) -> Iterator[tuple[str, Any]]:
         entry = one.get("originalEntry") if isinstance(one, Mapping) else None
         if isinstance(entry, list) and len(entry) >= 2 and "hostValue" in one:
             yield str(entry[1]), one["hostValue"]
-
-
-def _input_name(target: Placed, link: EditorLink) -> str:
-    """Return the name of the target's input that this link ends at."""
-    graph = target.scope.graph
-    for slot in target.node.inputs:
-        if slot.link is not None and graph.links.get(slot.link) is link:
-            return slot.name
-    return ""
-
-
-def _bypass_slot(placed: Placed, slot: int, kind: str) -> Slot | None:
-    """Return the input that a bypassed node hands on in place of this output."""
-    inputs = placed.widgets.slots
-    if not inputs:
-        return None
-    if kind == "*":
-        return inputs[slot] if slot < len(inputs) else inputs[0]
-    outputs = placed.node.outputs
-    output = outputs[slot].kind if slot < len(outputs) else kind
-    if slot < len(inputs) and fits(inputs[slot].kind, output):
-        return inputs[slot]
-    exact = next((one for one in inputs if one.kind == kind), None)
-    return exact or next((one for one in inputs if fits(one.kind, output)), None)
 
 
 def fits(one: str, other: str) -> bool:

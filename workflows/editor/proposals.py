@@ -48,11 +48,12 @@ def proposed_inputs(raw: object, workflow: Mapping[str, Any]) -> list[Proposal]:
     extra = raw.get("extra") if isinstance(raw, Mapping) else None
     chosen = extra.get("linearData") if isinstance(extra, Mapping) else None
     listed = chosen.get("inputs") if isinstance(chosen, Mapping) else None
-    found = []
+    found: dict[tuple[str, str], Proposal] = {}
     for entry in listed[:MOST_INPUTS] if isinstance(listed, list) else ():
         if isinstance(entry, list) and len(entry) >= 2:
             node_id, name = str(entry[0]), str(entry[1])
             node = workflow.get(node_id)
             if node is not None and name in node["inputs"] and not isinstance(node["inputs"][name], list):
-                found.append(Proposal(node_id, name, node["_meta"]["title"], node["inputs"][name]))
-    return found
+                # Once each, since the values of a file that names one input often could be more than the file.
+                found[node_id, name] = Proposal(node_id, name, node["_meta"]["title"], node["inputs"][name])
+    return list(found.values())

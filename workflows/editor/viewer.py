@@ -4,6 +4,7 @@ The camera of an earlier session is restored only with the model of an earlier r
 does not have. So the view depends on the file alone. Nodes that load a scene (Load3D) upload pictures of it instead.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,12 @@ def view(properties: Mapping[str, Any], width: Any, height: Any) -> dict[str, An
     numbers = (width, height, field_of_view)
     if kind not in (_PERSPECTIVE, _ORTHOGRAPHIC) or not all(_is_positive(number) for number in numbers):
         return None
-    aspect = width / height
+    try:
+        aspect = float(width) / float(height)
+    except (OverflowError, ZeroDivisionError):
+        return None
+    if not math.isfinite(_REACH * aspect):
+        return None
     side = _REACH * aspect if kind == _ORTHOGRAPHIC else _REACH
     return {
         "image": "",

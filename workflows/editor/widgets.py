@@ -27,6 +27,8 @@ from workflows.editor.widget_kinds import (
 CONTROL = "control_after_generate"
 _SEEDS = ("seed", "noise_seed")
 MOST_WIDGETS = 1_000
+LONGEST_KEY = 1_000
+"""Members of a list that is compared with the name of an option."""
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ def _has_option(one: InputDeclaration, value: Any) -> bool:
 
 
 def _is_chosen(option: Mapping[str, Any], value: Any) -> bool:
-    return bool(value) and option.get("key") == script_text(value)
+    return bool(value) and option.get("key") == script_text(value, LONGEST_KEY)
 
 
 def chosen_parts(one: InputDeclaration, value: Any) -> Iterator[InputDeclaration]:

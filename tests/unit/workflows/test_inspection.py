@@ -1,5 +1,6 @@
 """What a workflow names (packs, models, where to get them), and what an engine lacks of it."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from workflows.catalogue import Catalogue
 from workflows.errors import NotAWorkflow, WorkflowError
 from workflows.inspection import Inspection, inspect
 from workflows.inventory import models_of
+from workflows.needs import MOST_MODELS, UsedNode, needed_models
 
 Json = dict[str, Any]
 URL = "https://huggingface.co/team/models/resolve/main/vae/a.safetensors"
@@ -73,6 +75,19 @@ def test_a_note_of_a_model_that_was_replaced_is_ignored() -> None:
 def test_a_malformed_note_gives_no_source(noted: Any) -> None:
     """Notes of any form are read without an error."""
     assert models(vae("b.safetensors", noted).document()) == [("vae", "b.safetensors", None, None, False)]
+
+
+def test_models_that_many_notes_and_values_name_are_listed_up_to_a_limit() -> None:
+    """A file that names one model in many folders, by many paths, does not list each path with each folder."""
+    noted = [{"name": "a.safetensors", "directory": f"folder{number}"} for number in range(400)]
+    used = [f"part{number}/a.safetensors" for number in range(400)]
+    nodes = [UsedNode("VAELoader", used, {"models": noted})]
+    tracemalloc.start()
+    try:
+        assert len(needed_models({}, nodes)) == MOST_MODELS
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_packs_are_named_as_the_editor_noted() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tracemalloc
 import zlib
 
 import av
@@ -101,6 +102,43 @@ def test_a_text_that_unpacks_to_very_much_is_cut() -> None:
     bomb = b"workflow\0\0" + zlib.compress(b" " * (40 << 20))
     chunk = struct.pack(">I4s", len(bomb), b"zTXt") + bomb + b"\0\0\0\0"
     assert embedded_workflows(b"\x89PNG\r\n\x1a\n" + chunk) == {}
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", len(body), kind) + body + b"\0\0\0\0"
+
+
+def peak(data: bytes) -> int:
+    """Return the most bytes that reading a file takes at once."""
+    tracemalloc.start()
+    try:
+        embedded_workflows(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_texts_of_other_names_are_not_unpacked() -> None:
+    """A picture with many packed texts takes no memory for them."""
+    packed = zlib.compress(b"a" * (4 << 20))
+    chunks = [chunk(b"zTXt", b"other%d\0\0" % number + packed) for number in range(8)]
+    assert peak(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)) < 1 << 20
+
+
+def test_both_texts_share_one_limit() -> None:
+    """A file whose two texts have more than 16 MiB together has no workflow."""
+    half = zlib.compress(b" " * (9 << 20) + b"1")
+    one, other = (chunk(b"zTXt", name + b"\0\0" + half) for name in (b"workflow", b"prompt"))
+    assert embedded_workflows(b"\x89PNG\r\n\x1a\n" + one) == {"workflow": 1}
+    assert embedded_workflows(b"\x89PNG\r\n\x1a\n" + one + other) == {}
+
+
+def test_strings_of_a_webp_may_overlap() -> None:
+    """Many entries of one long string do not copy it for each."""
+    count, text = 40, b"a" * 100 + b":" + b"1" * (1 << 20)
+    entries = (struct.pack(">HHII", 1, 2, len(text), 10 + 12 * count + n) for n in range(count))
+    exif = b"MM\0*" + struct.pack(">IH", 8, count) + b"".join(entries) + text
+    assert peak(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(exif)) + exif) < 1 << 20
 
 
 @given(
