@@ -64,7 +64,8 @@ def _described(inputs: Iterable[ProposedInput], *, mark: str) -> Iterator[str]:
         yield ""
         yield f"# {comment(one.origin)}{f': {reason}' if reason else ''}"
         for line in _input(one.name, one.declared):
-            yield f"{mark}{line}"
+            # Not indented behind a mark: "# " begins prose, "#" alone what can be made an input.
+            yield f"{mark}{line.lstrip()}" if mark else line
 
 
 def _input(name: str, declared: NamedInput) -> Iterator[str]:

@@ -7,6 +7,9 @@ from infra.cli.conversion import EditorFile, ObjectInfo, catalogue_of
 from infra.cli.output import Json, Terminal, print_json
 from infra.cli.submission import load, refusal
 
+_CORE = "comfy-core"
+"""The registry's id of ComfyUI itself."""
+
 
 def inspect(
     file: EditorFile, *, object_info: ObjectInfo = None, as_json: AsJson = False, target: Target = Target()
@@ -72,6 +75,8 @@ def _model(model: Json) -> str:
 def _lacking(found: Json) -> list[str]:
     classes, models = found["missing_classes"], found["missing_models"]
     lines = [f"lacks the node classes {', '.join(classes)}"] if classes else []
+    if any(pack["missing"] and pack["registry_id"] != _CORE for pack in found["packs"]):
+        lines.append("  → add these packs to infra/nodes.toml with repository and commit, and deploy again")
     lines += [f"lacks the models {', '.join(models)}"] if models else []
     if any(model["is_present"] is False and model["url"] for model in found["models"]):
         lines.append("  → comfyui-modal models sync --from-workflow FILE downloads those with a source")

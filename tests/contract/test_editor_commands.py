@@ -165,6 +165,7 @@ async def test_a_workflow_is_inspected(
     assert "  me/pack: PackNode" in printed
     assert "  lacking  loras/a.safetensors  https://example.com/a.safetensors" in printed
     assert "lacks the node classes PackNode" in printed
+    assert "add these packs to infra/nodes.toml" in printed
     assert "models sync --from-workflow" in printed
     code, printed, _ = await typed("workflows", "inspect", str(saved), "--json", *source)
     assert (code, json.loads(printed)["missing_classes"]) == (0, ["PackNode"])
