@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Request, ViewportSize, async_playwright
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(FOUND is None, reason="there is no Chromium here: apt-get install chromium")
@@ -48,8 +48,8 @@ class Visit:
 @asynccontextmanager
 async def launched() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        # Tests may run as root in a container, where Chromium cannot make its sandbox.
-        browser = await playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
+        # Tests may run as root in a container, where Chromium cannot make its sandbox, and without a GPU to imitate.
+        browser = await playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:
@@ -59,7 +59,9 @@ async def launched() -> AsyncIterator[Browser]:
 @asynccontextmanager
 async def visiting(browser: Browser, *, width: int = 1280, height: int = 900) -> AsyncIterator[Visit]:
     """Open an empty page in a profile of its own, which has no cookies."""
-    context = await browser.new_context(viewport={"width": width, "height": height})
+    # An animation would keep the processor busy for as long as a job runs.
+    size = ViewportSize(width=width, height=height)
+    context = await browser.new_context(viewport=size, reduced_motion="reduce")
     context.set_default_timeout(WAIT_MS)
     try:
         visit = Visit(await context.new_page(), context)

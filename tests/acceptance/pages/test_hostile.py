@@ -68,7 +68,7 @@ PAYLOADS = (
     f'<noscript><p title="</noscript><img src=x onerror={RUN}>">',
     f"<template shadowrootmode=open><script>{RUN}</script></template>",
 )
-GROUP = 7
+GROUP = 14
 """Texts of one job."""
 ACTIVE = ", ".join(
     (
