@@ -101,6 +101,7 @@ async def test_a_key_is_made_shown_once_and_revoked(visit: Visit, browser: Brows
     assert key not in await page.content()
     async with visiting(browser) as other:
         await other.log_in(url, key)
+        await other.page.goto(f"{url}/ui/jobs")
         assert "No jobs yet" in await other.page.inner_text("main")
         assert await other.page.locator("nav >> text=Keys").count() == 0
         await visit.confirm_questions()
