@@ -112,9 +112,11 @@ class RequestLimits(MediaLimits):
     max_batch_nodes: PositiveInt = Field(
         500_000, description="most nodes of a batch: those of its graph, times its `input_sets`"
     )
-    # The graph is sent once and stored with each job.
+    # The graph is sent once and stored with each job; that of an editor's file may be larger than the file.
     max_batch_graph_bytes: PositiveInt = Field(
-        256 * MIB, description="most bytes of a batch's graphs: the size of its graph, times its `input_sets`"
+        256 * MIB,
+        description="most bytes of a batch's graphs: the size of its graph, times its `input_sets`, or the sizes of "
+        "the graphs of its `jobs`",
     )
     max_metadata_pairs: NonNegativeInt = Field(16, description="most `metadata` of a job")
     max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")

@@ -87,14 +87,18 @@ def _check_work(nodes: int, sets: int, config: ApiConfig) -> None:
 async def _own_jobs(
     preparation: Preparation, requests: Sequence[JobRequest], config: ApiConfig, is_gone: IsGone
 ) -> tuple[PreparedJob, ...]:
-    jobs, nodes = [], 0
+    jobs, nodes, size = [], 0, 0
     for position, request in enumerate(requests):
         await _check_connected(position, is_gone)
         jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
-        # The size of the request does not bound the nodes: an editor's file repeats its subgraphs.
+        # The size of the request does not bound them: an editor's file repeats its subgraphs and their texts.
         nodes += len(jobs[-1].workflow.graph.nodes)
+        size += jobs[-1].workflow.size
         if nodes > config.max_batch_nodes:
             detail = f"the jobs up to this one have {nodes} nodes, at most {config.max_batch_nodes} in all are allowed"
+            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
+        if size > config.max_batch_graph_bytes:
+            detail = f"the graphs up to this job have {size} bytes, at most {config.max_batch_graph_bytes} are allowed"
             raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
         await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)
@@ -115,7 +119,7 @@ async def _variations(
     await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "", request.gpu or DEFAULT_POOL)
     # The graph is sent once and stored with each job, so the request's own size does not bound the bytes written.
-    size = len(workflow.document) + len(workflow.editor_file or b"")
+    size = workflow.size
     total = size * len(input_sets)
     if total > config.max_batch_graph_bytes:
         detail = f"{len(input_sets)} jobs that store a graph of {size} bytes each, at most "

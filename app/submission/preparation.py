@@ -62,6 +62,11 @@ class PreparedWorkflow:
     document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
     """Where the nodes stand in the editor's file."""
 
+    @property
+    def size(self) -> int:
+        """The bytes that are stored of it with each job."""
+        return len(self.document) + len(self.editor_file or b"")
+
     @classmethod
     def of(cls, document: Any) -> "PreparedWorkflow":
         """Parse the graph once for all jobs that share it. Raises `WorkflowError`."""
@@ -186,7 +191,9 @@ class Preparation:
             # Before an engine has published its classes nothing can be converted, and the parser asks for an export.
             catalogue = await self.catalogue(pool)
             if catalogue.is_known:
-                return await off_loop(self._of_editor, document, catalogue, where)
+                workflow = await off_loop(self._of_editor, document, catalogue, where)
+                await self._body.hold(len(workflow.document))  # a small body may make a large graph
+                return workflow
         return await self._body.aside(PreparedWorkflow.of, document)
 
     def _of_editor(self, document: Any, catalogue: Catalogue, where: str) -> PreparedWorkflow:

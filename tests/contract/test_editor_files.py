@@ -1,11 +1,17 @@
 """Files of ComfyUI's editor: POST /v1/workflows/convert, and submitted as jobs."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from app.config import ApiConfig
+from app.heavy import off_loop
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, definition, seal
-from tests.support.api_server import Api
+from tests.support.api_server import KEY, Api, running_api
 from workers.lite.nodes import node_classes
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +109,43 @@ async def test_a_small_file_that_asks_for_much_is_refused(published: Api, path: 
     nodes = nodes[: limits["max_conversion_bytes"] // 60_000 + 1]
     shown = await post(published, path, {"workflow": {"nodes": nodes, "definitions": {"subgraphs": [part]}}}, 422)
     assert "max_conversion_bytes" in shown["detail"]
+
+
+async def test_the_graphs_of_a_batch_are_limited_together(clock: ManualClock) -> None:
+    """Jobs whose files are small, and their graphs large, take from one limit of bytes."""
+    config = ApiConfig(api_key=KEY, max_batch_graph_bytes=500_000)
+    inside = [
+        {"id": 1, "type": "DemoSource"},
+        {
+            "id": 2,
+            "type": "SaveImage",
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            "title": "x" * 9_000,
+        },
+    ]
+    part = {"id": "part", "nodes": inside, "links": [[1, 1, 1, 2, 0, "IMAGE"]]}
+    nodes = [{"id": number, "type": "part"} for number in range(20)]
+    job = {"workflow": {"nodes": nodes, "links": [], "definitions": {"subgraphs": [part]}}}
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        await api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
+        await post(api, "/v1/batches", {"jobs": [job] * 2}, 202)
+        shown = await post(api, "/v1/batches", {"jobs": [job] * 4}, 422)
+    assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("too-many-jobs", "/jobs/2")
+    assert "at most 500000 are allowed" in shown["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/workflows/convert", "/v1/workflows/inspect", "/v1/jobs"])
+async def test_a_small_file_is_converted_off_the_event_loop(published: Api, path: str) -> None:
+    """A conversion waits for the thread of heavy work, however small the file is."""
+    is_free = threading.Event()
+    busy = asyncio.create_task(off_loop(is_free.wait))
+    try:
+        answer = asyncio.create_task(published.client.post(path, json={"workflow": picture()}))
+        assert (await asyncio.wait([answer], timeout=0.3))[0] == set()
+    finally:
+        is_free.set()
+    assert (await answer).is_success
+    await busy
 
 
 async def test_a_problem_of_the_graph_points_into_the_file(published: Api) -> None:
