@@ -1,6 +1,6 @@
 """Writes the manifest of a named workflow as TOML with comments, for its author to edit.
 
-The proposed inputs are written as they are, the other values of the graph as comments that can be made inputs.
+The proposed inputs are entries of the manifest, the other values of the graph are comments that can be made inputs.
 """
 
 import re

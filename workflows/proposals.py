@@ -1,22 +1,20 @@
 """Proposes the inputs of a named workflow, from what the author of a file chose and named.
 
-What the author chose for App mode is taken as it is. Otherwise the inputs are what a user of the workflow is likely to
+What the author chose for App mode is taken unchanged. Otherwise the inputs are what a user of the workflow is likely to
 set: the files that it loads, its prompts, seeds and picture sizes, the values of primitive nodes, the widgets that a
 subgraph shows, and the value of a node with a title of its own. All other values are listed after them.
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from workflows.catalogue import Catalogue
 from workflows.declarations import extension_of
 from workflows.graph import Graph, Node, is_editor_file, parse_graph
+from workflows.input_names import fed_inputs, prompt_roles, slug
 from workflows.manifest import NamedInput
 from workflows.model_files import MODEL_EXTENSIONS
 from workflows.origins import Origin, Place, origins
@@ -26,7 +24,6 @@ MOST_CHOSEN = 100
 """Inputs that are proposed for one workflow."""
 MOST_OTHERS = 200
 """Further values that are listed."""
-LONGEST_INPUT_NAME = 40
 LONGEST_TITLE = 200
 
 Source = Literal["app", "file", "prompt", "subgraph", "primitive", "title", "seed", "size", "other"]
@@ -113,7 +110,7 @@ def _source(origin: Origin, kind: str, name: str, typed: NamedInput, value: Any,
     if typed.is_file:
         return "file"
     if extension_of(value) in MODEL_EXTENSIONS:
-        return "other"  # another model is another workflow, for whoever runs one by its name
+        return "other"  # for a caller of a named workflow, another model is another workflow
     if typed.type == "integer" and name in SEEDS:
         return "seed"
     if typed.type == "string" and (is_long or name in _TEXTS):
@@ -218,16 +215,16 @@ class _Names:
     """Names inputs: after what they are, and after their node's title where two are the same. No name is used twice."""
 
     def __init__(self, graph: Graph) -> None:
-        self._roles = _prompt_roles(graph)
-        self._fed = _fed_inputs(graph)
+        self._roles = prompt_roles(graph)
+        self._fed = fed_inputs(graph)
         self._used: set[str] = set()
 
     def give(self, widgets: Sequence[_Widget]) -> list[ProposedInput]:
         firsts = [self._first(widget) for widget in widgets]
         found = []
         for widget, first in zip(widgets, firsts, strict=True):
-            title = _slug(widget.title)
-            titled = title if first == title or widget.declared.is_file else _slug(f"{widget.title} {first}")
+            title = slug(widget.title)
+            titled = title if first == title or widget.declared.is_file else slug(f"{widget.title} {first}")
             candidates = [first] if firsts.count(first) == 1 or not widget.title else [titled, first]
             name = next((one for one in candidates if one and one not in self._used), "")
             name = name or self._numbered(candidates[0] or first)
@@ -240,7 +237,7 @@ class _Names:
 
     def _first(self, widget: _Widget) -> str:
         node_id, _ = widget.places[0]
-        shown, title = _slug(widget.shown), _slug(widget.title)
+        shown, title = slug(widget.shown), slug(widget.title)
         if widget.source == "seed":
             return "seed"
         if widget.declared.is_file and widget.source in ("file", "app"):
@@ -251,7 +248,7 @@ class _Names:
         if title and (is_plain or widget.source in ("primitive", "title")):
             return title
         if shown == "value" and node_id in self._fed:
-            return _slug(self._fed[node_id]) or "input"
+            return slug(self._fed[node_id]) or "input"
         return shown or "input"
 
     def _numbered(self, name: str) -> str:
@@ -266,40 +263,3 @@ def _in_words(widget: _Widget) -> str:
     title = f" “{widget.title}”" if widget.title else ""
     more = f", and {len(widget.places) - 1} more" if len(widget.places) > 1 else ""
     return f"{field} of node {node_id}{title} ({widget.kind}){more}"
-
-
-def _fed_inputs(graph: Graph) -> dict[str, str]:
-    """Return the name of the input that a node feeds, where all inputs that it feeds have one name."""
-    fed: dict[str, set[str]] = {}
-    for node in graph.nodes.values():
-        for name, link in node.links().items():
-            fed.setdefault(link.node_id, set()).add(name.rpartition(".")[2])
-    return {node_id: next(iter(names)) for node_id, names in fed.items() if len(names) == 1}
-
-
-def _prompt_roles(graph: Graph) -> dict[str, str]:
-    """Return `prompt` or `negative_prompt` for the nodes that samplers' conditionings come from."""
-    roles: dict[str, str] = {}
-    for role, field in (("negative_prompt", "negative"), ("prompt", "positive")):
-        waiting = [link.node_id for node in graph.nodes.values() if (link := node.links().get(field)) is not None]
-        seen: set[str] = set()
-        while waiting:
-            node_id = waiting.pop()
-            node = graph.nodes.get(node_id)
-            if node is None or node_id in seen:
-                continue
-            seen.add(node_id)
-            roles[node_id] = role
-            links = node.links()
-            # A node that takes both conditionings begins two searches of its own.
-            if "positive" not in links and "negative" not in links:
-                waiting += [link.node_id for link in links.values()]
-    return roles
-
-
-def _slug(text: str) -> str:
-    """Return a name for an input: small letters, digits and underscores; empty if nothing is left."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_INPUT_NAME].strip("_")
-    # A digit would be no name in a program, and pydantic has methods that a field must not hide.
-    return f"input_{name}" if name and (name[0].isdigit() or hasattr(BaseModel, name)) else name
