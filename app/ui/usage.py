@@ -68,7 +68,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The sums, the largest first. `is_cut`: each tenant had more than `most` jobs, or one of them had."""
+    """The sums, the largest first. `is_cut`: a tenant had more than `most` jobs."""
 
     days: Mapping[str, Sum]
     workflows: Sequence[tuple[str, Sum]]
