@@ -71,7 +71,8 @@ compare: setup ## Your ComfyUI and this project on each graph of a folder: make 
 
 compare-editor: setup ## Editor files converted by us and by ComfyUI's frontend (needs playwright, Chromium): make compare-editor OBJECT_INFO=FILE EXPECTED=FOLDER
 	$(BIN)/python -m tests.compare_editor $(if $(OBJECT_INFO),--object-info $(OBJECT_INFO)) $(if $(EXPECTED),--expected $(EXPECTED)) \
-		$(if $(CHROMIUM),--chromium $(CHROMIUM)) $(if $(RECORD),--record)
+		$(if $(CHROMIUM),--chromium $(CHROMIUM)) $(if $(RECORD),--record) \
+		$(if $(FILES),--files $(FILES)) $(if $(CUSTOM_NODES),--custom-nodes $(CUSTOM_NODES))
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)

@@ -1,9 +1,12 @@
 """Small workflows in the editor's format, one for each construct, made of classes that exist only here."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 Json = dict[str, Any]
+NOW = datetime(2026, 3, 4, 5, 6, 7)  # noqa: DTZ001 - the editor writes the local time
+"""The time in the editor, for dates in names of files."""
 KINDS = {"IMAGE": "IMAGE", "MASK": "MASK", "MODEL": "MODEL", "LATENT": "LATENT"}
 
 
@@ -70,6 +73,8 @@ WIDGETS: Mapping[str, tuple[str, Json]] = {
     "Resolution": ("RESOLUTION_PREVIEW", {}),
     "Stepped": ("FLOAT", {"control_after_generate": True}),
     "TextArea": ("TEXTAREA", {}),
+    "Falsy": ("COMBO", {"options": ["p", "q"], "default": False}),
+    "Big": ("INT", {"default": 9223372036854775807}),
     "Trim": ("VIDEO_EDIT", {"features": ["trim"]}),
 }
 """The types of widgets beyond numbers and texts, each in a class of its own, between two numbers."""
@@ -92,6 +97,7 @@ OBJECT_INFO: dict[str, Json] = {
             optional={"latent": ["LATENT"], "extra": ["STRING", {"forceInput": True}]},
         ),
         _class("DemoFilter", {"mask": ["MASK"], "image": ["IMAGE"], "strength": ["FLOAT", {}]}, ["IMAGE", "MASK"]),
+        _class("DemoMixed", {"n": ["INT", {}], "first": ["IMAGE"], "second": ["IMAGE"]}, ["IMAGE", "IMAGE"]),
         _class("DemoAny", {"anything": ["*"]}, ["*"]),
         _class("DemoUnion", {"one": ["IMAGE,MASK"], "other": ["MODEL"]}, ["MASK"]),
         _class("DemoText", {"text": ["STRING", {"multiline": True, "dynamicPrompts": True}]}, ["STRING"]),
@@ -223,6 +229,7 @@ def seal(found: Json, draft: Draft) -> Json:
 def cases() -> Iterator[tuple[str, Json]]:
     """Yield the workflows by name."""
     yield from _plain()
+    yield from _hand_made_links()
     yield from _modes()
     yield from _virtual()
     yield from _values()
@@ -247,6 +254,37 @@ def _plain() -> Iterator[tuple[str, Json]]:
     yield "note", _base().node(5, "Note", ("read me",)).node(6, "MarkdownNote", ("# me",)).document()
 
 
+def _hand_made_links() -> Iterator[tuple[str, Json]]:
+    """Links that only one of their ends knows, as in files that no editor wrote."""
+
+    def document() -> Json:
+        draft = (
+            Draft().node(1, "DemoSource").node(2, "DemoSource").node(3, "DemoMixed", (5,)).node(4, "SaveImage", ("p",))
+        )
+        draft.link(1, 1, 3, "first", "IMAGE").link(2, 1, 3, "second", "IMAGE")
+        return draft.link(3, 0, 4, "images", "IMAGE").document()
+
+    without = document()
+    for node in without["nodes"]:
+        node["inputs"] = []
+    yield "links that no input names", without
+    to_widget = document()
+    to_widget["links"].append([9, 3, 1, 3, 2, "IMAGE"])
+    yield "link to a widget's slot", to_widget
+    competing = document()
+    competing["links"].insert(0, [9, 2, 1, 3, 0, "IMAGE"])
+    yield "links to the same slot", competing
+    elsewhere = document()
+    elsewhere["links"][0][3:5] = [4, 1]
+    yield "link that ends elsewhere", elsewhere
+    absent = document()
+    absent["nodes"][3]["inputs"][0]["link"] = 55
+    yield "name of a link that is absent", absent
+    swapped = document()
+    swapped["nodes"][2]["inputs"].reverse()
+    yield "inputs in another order", swapped
+
+
 def _modes() -> Iterator[tuple[str, Json]]:
     for mode, called in ((2, "muted"), (4, "bypassed")):
         chain = _base().node(3, "DemoFilter", (0.5,), mode=mode).node(4, "SaveImage", ("p",))
@@ -263,6 +301,14 @@ def _modes() -> Iterator[tuple[str, Json]]:
         union = Draft().node(1, "DemoSource").node(2, "DemoUnion", mode=mode).node(3, "DemoFilter", (1,))
         union.link(1, 3, 2, "one", "MASK").link(2, 0, 3, "mask", "MASK")
         yield f"{called} union of types", union.document()
+        for slot in (0, 1):
+            for kind, sink, name in (("*", "DemoShow", "image"), ("IMAGE", "SaveImage", "images")):
+                mixed = Draft().node(1, "DemoSource").node(2, "DemoSource").node(3, "DemoMixed", (5,), mode=mode)
+                mixed.node(4, sink).link(1, 1, 3, "first", "IMAGE").link(2, 1, 3, "second", "IMAGE")
+                yield (
+                    f"{called} output {slot} after a widget into {kind}",
+                    mixed.link(3, slot, 4, name, kind).document(),
+                )
         widget = _base().node(3, "DemoInt", (5,), mode=mode).link(3, 0, 2, "steps", "INT", widget=True)
         yield f"{called} source of a widget", widget.document()
 
@@ -301,6 +347,8 @@ def _values() -> Iterator[tuple[str, Json]]:
         Draft().node(1, "DemoInt", (6,), title="Six").node(2, "SaveImage", ("%Six.value%-%Seven.value%-%x%",))
     )
     yield "placeholders", placeholders.document()
+    for form in ("yyyy-MM-dd hh:mm:ss", "yy yyy yyyyy d M HH"):
+        yield f"date {form}", Draft().node(1, "SaveImage", (f"%date:{form}%",)).document()
     for name, values in {
         "first option": ("png", 16, 5),
         "nested option": ("film", "encode", 0.9, 5),

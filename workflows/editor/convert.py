@@ -19,12 +19,13 @@ from workflows.editor.budget import Budget
 from workflows.editor.document import BYPASS, NEVER, parse_document
 from workflows.editor.flatten import SILENT, VIRTUAL, Flattener, Placed, Scope, Source, Value
 from workflows.editor.growing import refuse_lost_links
-from workflows.editor.specials import (
+from workflows.editor.refusals import (
     exported_view,
     missing_class,
     refuse_browser_input,
     refuse_foreign_values,
     refuse_unknown_choice,
+    refuse_use_everywhere,
     unknown_choice,
 )
 from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_placeholders
@@ -161,9 +162,10 @@ class _Emitter:
 
     def _refuse(self, placed: Placed) -> None:
         node = placed.node
+        refuse_use_everywhere(node, placed.id)
         if node.kind not in self.flattener.catalogue:
             raise missing_class(node, placed.id)
-        refuse_foreign_values(node, placed.id, placed.about, placed.widgets.spare, placed.widgets.unread)
+        refuse_foreign_values(node, placed.id, placed.about, placed.widgets)
         refuse_browser_input(node, placed.id, placed.about)
         self.budget.step(len(placed.widgets.unknown_choices) * (1 + len(node.inputs)))
         for one, value in placed.widgets.unknown_choices:

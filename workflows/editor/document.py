@@ -8,7 +8,7 @@ Only the form is checked here. A member of another form raises `BadEditorFile` w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workflows.errors import BadEditorFile, pointer
@@ -19,6 +19,8 @@ ALWAYS, NEVER, BYPASS = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
 MOST_NODES = 20_000
 """Nodes of one document, all subgraph definitions included. The largest published workflow has about 1,000."""
+LISTS_VERSION = 0.4
+"""The version of files whose links are lists; in all others links are objects."""
 DEEPEST_DEFINITIONS = 20
 """Levels of subgraph definitions that stand inside each other."""
 
@@ -79,6 +81,8 @@ class EditorGraph:
     links: Mapping[str, EditorLink]
     inputs: Sequence[Slot] = ()
     outputs: Sequence[Slot] = ()
+    loose: Sequence[tuple[str, EditorLink]] = ()
+    """Ids and links to inputs that do not name them, as in hand-made files. The editor goes by their slot numbers."""
 
     def link_of(self, slot: Slot) -> EditorLink | None:
         return self.links.get(slot.link) if slot.link is not None else None
@@ -128,14 +132,40 @@ def _graph(raw: Mapping[str, Any], at: str) -> EditorGraph:
         if node.id in nodes:
             raise BadEditorFile(f"two nodes have the id {node.id[:80]}", pointer=node.pointer, node_id=node.id)
         nodes[node.id] = node
-    links = raw.get("links")
-    found: dict[str, EditorLink] = {}
-    for number, one in enumerate(links if isinstance(links, list) else ()):
-        if one is not None:  # the editor of 2023 left a null where a link was removed
-            name, link = _link(one, f"{at}{pointer('links', number)}")
-            found[name] = link
+    links = _links(raw, at)
+    nodes = {node.id: _with_own_links(node, links) for node in nodes.values()}
+    named = {(node.id, slot.link) for node in nodes.values() for slot in node.inputs}
+    loose = [(name, link) for name, link in links.items() if link.target in nodes and (link.target, name) not in named]
     inputs, outputs = (_slots(raw.get(name), f"{at}/{name}") for name in ("inputs", "outputs"))
-    return EditorGraph(_text(raw.get("id")), _text(raw.get("name")), nodes, found, inputs, outputs)
+    return EditorGraph(_text(raw.get("id")), _text(raw.get("name")), nodes, links, inputs, outputs, loose)
+
+
+def _links(raw: Mapping[str, Any], at: str) -> dict[str, EditorLink]:
+    listed = raw.get("links")
+    # The editor goes by the version alone, and drops links of the other form.
+    form: type = list if raw.get("version") == LISTS_VERSION else Mapping
+    found = {}
+    for number, one in enumerate(listed if isinstance(listed, list) else ()):
+        if one is not None:  # the editor of 2023 left a null where a link was removed
+            where = f"{at}{pointer('links', number)}"
+            name, link = _link(one, where)
+            if not isinstance(one, form):
+                wanted = "lists" if form is list else "objects"
+                message = f"links are {wanted} in a file of version {str(raw.get('version'))[:20]}"
+                raise BadEditorFile(message, pointer=where, hint='set "version" to 0.4 for lists, to 1 for objects')
+            found[name] = link
+    return found
+
+
+def _with_own_links(node: EditorNode, links: Mapping[str, EditorLink]) -> EditorNode:
+    """Return the node without names of links that end elsewhere or do not exist, as the editor ignores them."""
+
+    def is_own(slot: Slot) -> bool:
+        return slot.link is None or (slot.link in links and links[slot.link].target == node.id)
+
+    if all(is_own(slot) for slot in node.inputs):
+        return node
+    return replace(node, inputs=[slot if is_own(slot) else replace(slot, link=None) for slot in node.inputs])
 
 
 def _node(raw: object, at: str) -> EditorNode:

@@ -1,7 +1,7 @@
 """Resolves the links of a document: through subgraphs, reroutes, muted and bypassed nodes, to nodes that run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workflows.catalogue import Catalogue
@@ -129,7 +129,27 @@ class Flattener:
             inner = self._place(definition, (*path, node.id), placed)
             scope.inner[node.id] = inner
             self._read_instance(placed, inner)
+        self._attach_loose_links(scope)
         return scope
+
+    def _attach_loose_links(self, scope: Scope) -> None:
+        """Attach links that no input names to the inputs of their slot numbers, as the editor does."""
+        for name, link in scope.graph.loose:
+            target = scope.nodes[link.target]
+            slots = target.widgets.slots
+            self.budget.step(1 + len(target.about.inputs))
+            if not 0 <= link.target_slot < len(slots) or slots[link.target_slot].link is not None:
+                continue
+            if any(one.is_dynamic for one in target.about.inputs.values()):
+                raise NotConvertible(
+                    f"{target.node.label}: a link ends here, and none of the node's inputs names it",
+                    reason="link that no input names",
+                    pointer=target.node.pointer,
+                    node_id=target.id,
+                    hint="open and save the file in the editor, and check the links of this node",
+                )
+            slots[link.target_slot] = replace(slots[link.target_slot], link=name)
+            self._indexes.of(scope.graph).attach(target.node.id, slots[link.target_slot].name, link)
 
     def _read_instance(self, placed: Placed, inner: Scope) -> None:
         """Give the instance a widget for each input of its subgraph that feeds a widget, with its saved value.

@@ -38,6 +38,10 @@ class GraphIndex:
                 if link.origin == INPUT_NODE and 0 <= link.origin_slot < len(graph.inputs):
                     self._promoted.setdefault((node.id, slot.name), graph.inputs[link.origin_slot].name)
 
+    def attach(self, node_id: str, name: str, link: EditorLink) -> None:
+        """Let a link end at this input of a node, which does not name it."""
+        self._input_names.setdefault((node_id, id(link)), name)
+
     def input_name(self, node_id: str, link: EditorLink) -> str:
         """Return the name of the node's input that this link of the graph ends at, or an empty text."""
         return self._input_names.get((node_id, id(link)), "")

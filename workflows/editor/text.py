@@ -19,11 +19,14 @@ FILE_NAME_CLASSES = frozenset(
         *("CLIPSave", "LoraSave", "ModelSave", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveAudio", "SaveAudioAdvanced"),
         *("SaveAudioMP3", "SaveAudioOpus", "SaveGLB", "SaveImage", "SaveImageAdvanced", "SaveLatent", "SaveSVGNode"),
         *("SaveVideo", "SaveWEBM", "VAESave"),
+        "VHS_VideoCombine",
     }
 )
-"""The classes in whose `filename_prefix` the editor fills in placeholders."""
+"""The classes in whose `filename_prefix` the editor, or their pack's JavaScript, fills in placeholders."""
 DEEPEST_CHOICES = 50
 """Choices inside each other in a dynamic prompt."""
+MOST_EXACT = 2**53
+"""The largest whole number that JavaScript keeps exactly."""
 Draw = Callable[[int], int]
 """Returns a number from 0 to below its argument: which option of a dynamic prompt is taken."""
 _END = object()
@@ -31,7 +34,7 @@ _LINE_END = re.compile(r"[\n\r\u2028\u2029]")
 _MARK = re.compile(r"\\.|[{|}]|[^\\{|}]{1,65536}", re.DOTALL)
 """A brace or a line, or what is skipped: an escaped character, and pieces of plain text, since a search stops threads.
 """
-_DATE_PARTS = re.compile(r"yyyy|yy|dd?|MM?|hh?|mm?|ss?")
+_DATE_PARTS = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _NOT_IN_FILE_NAMES = {ord(one): "_" for one in [*'/?<>\\:*|"', *map(chr, range(32)), "\x7f"]}
 _PIECE = 64 * 1024
 """Characters that are replaced by one call, during which no other thread runs."""
@@ -167,11 +170,21 @@ def date_text(form: str, now: datetime) -> str:
 
     def part(match: re.Match[str]) -> str:
         name = match[0]
+        if name == "yyy":
+            return name  # as the editor does
         if name[0] == "y":
             return str(now.year)[-len(name) :]
         return str(numbers[name[0]]).zfill(len(name))
 
     return _DATE_PARTS.sub(part, form)
+
+
+def script_number(value: int) -> int | None:
+    """Return a whole number beyond `MOST_EXACT` with the digits that JavaScript writes, or None if it is infinite."""
+    try:
+        return int(Decimal(repr(float(value))))
+    except OverflowError:
+        return None
 
 
 def script_text(value: Any, most: int | None = None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.declarations import InputDeclaration
+from workflows.editor.text import MOST_EXACT, script_number
 
 ABSENT = object()
 """The value of a widget that has none: a combo without choices. It does not appear in the API graph."""
@@ -118,6 +119,8 @@ def default_value(one: InputDeclaration, kind: str) -> Any:
     if kind == "COMBO" and one.options.get("multi_select"):
         return []
     given = one.options.get("default")
+    if kind == "COMBO" and given in (False, 0, ""):
+        given = None  # as JavaScript takes these values
     # A dynamic combo and a comparison of pictures always begin anew.
     return KINDS[kind].default(one) if given is None or kind in (DYNAMIC_COMBO, IMAGE_COMPARE) else given
 
@@ -131,4 +134,6 @@ def exported(value: Any, kind: str) -> Any:
 
 def literal(value: Any) -> Any:
     """Return a value as a literal. A list is wrapped, because ComfyUI would take it for a link."""
+    if isinstance(value, int) and abs(value) > MOST_EXACT:
+        return script_number(value)
     return {"__value__": value} if isinstance(value, list) else value

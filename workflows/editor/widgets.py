@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workflows.declarations import InputDeclaration, NodeDeclaration, declared_inputs
+from workflows.editor import pack_widgets
+from workflows.editor.added import added_widgets
 from workflows.editor.document import EditorNode, Slot, kind_of
-from workflows.editor.specials import added_widgets
 from workflows.editor.text import script_text
 from workflows.editor.widget_kinds import (
+    ABSENT,
     AUTOGROW,
     DYNAMIC_COMBO,
     GROUP,
@@ -49,6 +51,10 @@ class Widgets:
     slots: list[Slot] = field(default_factory=list)
     spare: int = 0
     unread: list[str] = field(default_factory=list)
+    is_whole: bool = False
+    """Whether these are all widgets that the JavaScript of the node's pack makes."""
+    is_ambiguous: bool = False
+    """Whether the editor takes values that are saved by name for values by position, as their number fits."""
     unknown_choices: list[tuple[InputDeclaration, Any]] = field(default_factory=list)
 
 
@@ -93,19 +99,32 @@ def read_widgets(node: EditorNode, about: NodeDeclaration) -> Widgets:
     found = Widgets()
     saved = {slot.name: slot for slot in node.inputs}
     inputs = ordered(about)
-    if isinstance(node.values, Mapping):
+    own = pack_widgets.whole_widgets(node)
+    if own is not None:
+        found.is_whole = True
+        found.values.update((name, Widget(name, value)) for name, value in own)
+    elif isinstance(node.values, Mapping):
         _read_named(node.values, [*inputs, *about.widgets(node.values).values()], found)
         found.unread = [name for name in node.values if name not in found.values]
+        found.is_ambiguous = 0 < len(node.values) == len(_forced(inputs))
     else:
         places = _Places(_migrated(node.values, inputs))
         _read_places(places, inputs, found)
-        first = next(iter(found.values.values()), None)
-        for name, value in added_widgets(node.kind, places.rest(), first.value if first else None):
+        choice = next(iter(found.values.values()), None)
+        for name, value in added_widgets(node.kind, places.rest(), choice.value if choice else None):
             found.values[name] = Widget(name, value)
         # Of a custom class such a place may as well be a widget that its JavaScript adds, so it counts as one too many.
         forced = len(node.values) - places.count if about.is_custom else 0
         found.spare = places.spare() + forced
-    names = [name for one in inputs for name in _slot_names(one, saved, found)]
+        if node.kind in pack_widgets.BUTTONS:
+            name = pack_widgets.BUTTONS[node.kind]
+            found.values[name] = Widget(name, places.take(None))
+            found.spare -= 1
+        elif found.spare == pack_widgets.NOTED.get(node.kind):
+            found.spare = 0
+    # The editor puts the inputs of widgets after all others.
+    in_order = sorted(inputs, key=lambda one: widget_kind(one) is not None)
+    names = [name for one in in_order for name in _slot_names(one, saved, found)]
     kinds = {one.name: kind_of(one.kind) for one in inputs}
     for name in dict.fromkeys([*names, *saved]):
         slot = saved.get(name)
@@ -142,7 +161,8 @@ def _followers(one: InputDeclaration, kind: str) -> int:
 def _as_kept(value: Any, one: InputDeclaration, kind: str) -> Any:
     """Return the value as the widget keeps it. A text area makes a text of whatever it is given."""
     if kind == "COMBO" and value is None:
-        return "" if one.options.get("multi_select") else default_value(one, kind)
+        default = "" if one.options.get("multi_select") else default_value(one, kind)
+        return None if default is ABSENT else default
     if KINDS[kind].is_text_area or (kind == "STRING" and one.options.get("multiline")):
         return "" if value is None else script_text(value)
     return value
@@ -181,12 +201,7 @@ def _migrated(values: Sequence[Any], inputs: Sequence[InputDeclaration]) -> Sequ
     """
     if any(one.kind == GROUP for one in inputs):
         return values
-    forced: list[bool] = []
-    for one in inputs:
-        kind = widget_kind(one)
-        if one.options.get("forceInput") or (kind is not None and KINDS[kind].saved):
-            is_forced = bool(one.options.get("forceInput"))
-            forced += [is_forced, False] if one.options.get(CONTROL) else [is_forced]
+    forced = _forced(inputs)
     layout = list(_layout(inputs))
     if not any(forced) and len(values) == sum(layout):
         return values
@@ -195,6 +210,17 @@ def _migrated(values: Sequence[Any], inputs: Sequence[InputDeclaration]) -> Sequ
     if counted is None:
         return values
     return [value for value, drop in zip(counted, forced, strict=True) if not drop]
+
+
+def _forced(inputs: Sequence[InputDeclaration]) -> list[bool]:
+    """Return for each place of an old file whether it belongs to an input with `forceInput`."""
+    forced: list[bool] = []
+    for one in inputs:
+        kind = widget_kind(one)
+        if one.options.get("forceInput") or (kind is not None and KINDS[kind].saved):
+            is_forced = bool(one.options.get("forceInput"))
+            forced += [is_forced, False] if one.options.get(CONTROL) else [is_forced]
+    return forced
 
 
 def _layout(inputs: Sequence[InputDeclaration]) -> Iterator[bool]:

@@ -38,8 +38,8 @@ def refused(document: Json, budget: Budget | None = None) -> str:
 def instances(count: int, **part: Any) -> Json:
     """Return a file with so many instances of one subgraph."""
     nodes = [{"id": number, "type": "part"} for number in range(count)]
-    subgraph = {"id": "part", "nodes": [], "links": [], **part}
-    return {"nodes": nodes, "links": [], "definitions": {"subgraphs": [subgraph]}}
+    subgraph = {"id": "part", "version": 0.4, "nodes": [], "links": [], **part}
+    return {"version": 0.4, "nodes": nodes, "links": [], "definitions": {"subgraphs": [subgraph]}}
 
 
 def primitive(count: int, text: str) -> Json:
@@ -47,7 +47,11 @@ def primitive(count: int, text: str) -> Json:
     widget = {"name": "filename_prefix", "widget": {"name": "filename_prefix"}}
     nodes = [{"id": n, "type": "SaveImage", "inputs": [{**widget, "link": n}]} for n in range(count)]
     links = [[n, "p", 0, n, 0, "STRING"] for n in range(count)]
-    return {"nodes": [{"id": "p", "type": "PrimitiveNode", "widgets_values": [text]}, *nodes], "links": links}
+    return {
+        "version": 0.4,
+        "nodes": [{"id": "p", "type": "PrimitiveNode", "widgets_values": [text]}, *nodes],
+        "links": links,
+    }
 
 
 def fed_inputs(count: int, links: int) -> Json:
@@ -70,7 +74,7 @@ def bypasses(count: int, types: int) -> Json:
     given = [{"name": f"i{n}", "type": ",".join("B" * 9 for _ in range(types))} for n in range(20)]
     bypassed = {"id": "b", "type": "Unknown", "mode": 4, "inputs": given, "outputs": []}
     nodes = [{"id": n, "type": "SaveImage", "inputs": [{"name": "images", "link": n}]} for n in range(count)]
-    return {"nodes": [bypassed, *nodes], "links": [[n, "b", 0, n, 0, "IMAGE"] for n in range(count)]}
+    return {"version": 0.4, "nodes": [bypassed, *nodes], "links": [[n, "b", 0, n, 0, "IMAGE"] for n in range(count)]}
 
 
 def placeholders(count: int, length: int) -> Json:
@@ -218,7 +222,7 @@ def test_get_nodes_find_set_nodes_without_a_search_of_all() -> None:
         nodes.append({"id": f"get{n}", "type": "GetNode", "widgets_values": [Name(n)]})
         nodes.append({"id": n, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": n}]})
         links += [[f"s{n}", "s", 1, f"set{n}", 0, "IMAGE"], [n, f"get{n}", 0, n, 0, "IMAGE"]]
-    workflow = convert({"nodes": nodes, "links": links}, CATALOGUE).workflow
+    workflow = convert({"version": 0.4, "nodes": nodes, "links": links}, CATALOGUE).workflow
     assert [workflow[str(n)]["inputs"]["images"] for n in range(count)] == [["s", 1]] * count
     assert Name.compared <= 10 * count
 

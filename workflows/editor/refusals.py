@@ -1,18 +1,20 @@
-"""What the editor's own code adds to some classes of ComfyUI, beyond their declarations."""
+"""Refusals of nodes whose values or links only the editor, or the JavaScript of a pack, can know."""
 
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Mapping
 from typing import Any
 
 from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.editor import viewer
 from workflows.editor.document import EditorNode
+from workflows.editor.pack_widgets import IMAGE_COMPARER, POWER_LORA_LOADER, SCRIPTED, SEED, SHOW_TEXT
+from workflows.editor.widgets import Widgets
 from workflows.errors import NotConvertible
 
-CUSTOM_COMBO = "CustomCombo"
 _USE_EVERYWHERE = ("Anything Everywhere", "Seed Everywhere", "Prompts Everywhere", "Simple String")
 _SAVED_BY_NAME = "VHS_"
-_WITH_PICTURE = ("SaveGLB", "Preview3D")
+_WHOLE_OR_NOTHING = (POWER_LORA_LOADER, SEED, IMAGE_COMPARER, SHOW_TEXT)
+_READ_AS_LISTS = ("VHS_LoadImages", "VHS_LoadImagesPath", "VHS_LoadVideo", "VHS_LoadVideoPath", "VHS_VideoCombine")
+"""Classes whose pack gives the values of a list names of its own."""
 _NEEDS_A_BROWSER = {
     "LOAD_3D": "the editor renders a 3D scene for this input and uploads it",
     "PREVIEW_3D": "the editor renders a 3D scene for this input",
@@ -24,22 +26,6 @@ _NEEDS_A_BROWSER = {
     "WEBCAM": "the editor takes a picture with the webcam for this input",
     "AUDIO_RECORD": "the editor records sound for this input",
 }
-
-
-def added_widgets(kind: str, values: Sequence[Any], choice: Any) -> list[tuple[str, Any]]:
-    """Return the widgets that the editor adds after the declared ones.
-
-    `values` are the saved values left for them, `choice` is the value of the first widget.
-    """
-    if kind in _WITH_PICTURE:
-        return [("image", "")]
-    if kind != CUSTOM_COMBO:
-        return []
-    # A place for the chosen option's index, which is counted again, then one for each option. The first empty one is
-    # the last, for the next option.
-    options = [*takewhile(lambda option: option != "", values[1:]), ""]
-    named = [(f"option{number}", option) for number, option in enumerate(options, start=1)]
-    return [("index", options.index(choice) if choice in options else -1), *named]
 
 
 def refuse_browser_input(node: EditorNode, node_id: str, about: NodeDeclaration) -> None:
@@ -93,42 +79,37 @@ def unknown_choice(one: InputDeclaration, value: Any) -> str:
     return f"`{one.name}` is set to {str(value)[:80]!r}, an option that the installed version does not have"
 
 
+def refuse_use_everywhere(node: EditorNode, node_id: str) -> None:
+    """Raise `NotConvertible` for a node that makes links by rules, whether its class is installed or not."""
+    if node.kind.startswith(_USE_EVERYWHERE):
+        raise NotConvertible(
+            f"{node.label} makes links by rules that only the Use Everywhere pack knows",
+            reason="Use Everywhere",
+            pointer=node.pointer,
+            node_id=node_id,
+            hint="in the editor convert these links to real ones (right click → Convert all UEs to real links)",
+        )
+
+
 def missing_class(node: EditorNode, node_id: str) -> NotConvertible:
     """Return the error for a node whose class object_info lacks."""
     if node.kind.startswith(("workflow>", "workflow/")):
         reason, what = "group node", "is a group node, which newer editors have replaced by subgraphs"
         hint = "open and save the file in a current editor, which turns group nodes into subgraphs"
-    elif node.kind.startswith(_USE_EVERYWHERE):
-        reason, what = "Use Everywhere", "makes links by rules that only the Use Everywhere pack knows"
-        hint = "in the editor convert these links to real ones (right click → Convert all UEs to real links)"
     else:
         reason, what = "class not installed", "is of a class that is not installed"
         hint = "install the custom node that provides it, or remove the node"
     return NotConvertible(f"{node.label} {what}", reason=reason, pointer=node.pointer, node_id=node_id, hint=hint)
 
 
-def refuse_foreign_values(
-    node: EditorNode, node_id: str, about: NodeDeclaration, spare: int, unread: Sequence[str]
-) -> None:
+def refuse_foreign_values(node: EditorNode, node_id: str, about: NodeDeclaration, widgets: Widgets) -> None:
     """Raise `NotConvertible` if a class has widgets that only its own JavaScript knows.
 
     A pack's JavaScript may add widgets. Then more values are saved than the class declares, and the positions cannot be
     trusted. With fewer values the last widgets have their defaults, as in the editor. Only VideoHelperSuite saves its
     values by name, so of it they can be.
     """
-    problem = ""
-    if isinstance(node.values, Mapping):
-        # A name that nothing declares is of another version, whose values the pack's JavaScript translates.
-        foreign = [name for name in unread if name != "videopreview" and not name.startswith("choose ")]
-        if node.values and not node.kind.startswith(_SAVED_BY_NAME):
-            problem = "its values are saved by name"
-        elif foreign:
-            problem = f"it has a saved value for `{foreign[0][:80]}`, which the installed version does not declare"
-    elif about.is_custom and node.values:
-        # The button for uploads was saved as one more value.
-        uploads = any(one.uploads for one in about.inputs.values())
-        if spare > 0 and not (uploads and spare == 1):
-            problem = f"it has {len(node.values)} saved values, and the class declares {len(node.values) - spare}"
+    problem = "" if widgets.is_whole else _foreign(node, about, widgets)
     if problem:
         raise NotConvertible(
             f"{node.label}: {problem}, so they cannot be assigned to its inputs without the pack's JavaScript",
@@ -137,3 +118,27 @@ def refuse_foreign_values(
             node_id=node_id,
             hint="save the file again with the versions that are installed here, or export it in API format",
         )
+
+
+def _foreign(node: EditorNode, about: NodeDeclaration, widgets: Widgets) -> str:
+    """Say what is wrong with the saved values, or return an empty text."""
+    if node.kind in SCRIPTED or node.kind in _WHOLE_OR_NOTHING:
+        return "its pack's JavaScript makes or fills in its values"
+    if isinstance(node.values, Mapping):
+        # A name that nothing declares is of another version, whose values the pack's JavaScript translates.
+        foreign = [name for name in widgets.unread if name != "videopreview" and not name.startswith("choose ")]
+        if node.values and not node.kind.startswith(_SAVED_BY_NAME):
+            return "its values are saved by name"
+        if foreign:
+            return f"it has a saved value for `{foreign[0][:80]}`, which the installed version does not declare"
+        if widgets.is_ambiguous and (node.kind in _READ_AS_LISTS or list(node.values) != list(widgets.values)):
+            return "its values are saved by name, and their number lets the editor take them by position"
+    elif node.kind in _READ_AS_LISTS and node.values:
+        return "its values are saved by position, which its pack's JavaScript has changed"
+    elif about.is_custom and node.values:
+        # The button for uploads was saved as one more value.
+        uploads = any(one.uploads for one in about.inputs.values())
+        if widgets.spare > 0 and not (uploads and widgets.spare == 1):
+            count = len(node.values)
+            return f"it has {count} saved values, and the class declares {count - widgets.spare}"
+    return ""
