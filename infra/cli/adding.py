@@ -1,4 +1,4 @@
-"""`comfyui-modal workflows add`: a named workflow of a file of ComfyUI's editor, as a graph and a manifest to edit."""
+"""`comfyui-modal workflows add`: a named workflow from an editor's file, as a graph and a manifest to edit."""
 
 import json
 import re

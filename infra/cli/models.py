@@ -35,7 +35,7 @@ Only = Annotated[
 
 FromWorkflow = Annotated[
     Path | None,
-    Parameter(help="a workflow that names its models and their sources, as official templates do, instead of manifest"),
+    Parameter(help="a file that names its models and their URLs, as official templates do; used instead of a manifest"),
 ]
 
 
@@ -44,20 +44,17 @@ def sync(  # noqa: PLR0913  one a flag
     *,
     only: Only = None,
     from_workflow: FromWorkflow = None,
-    yes: Annotated[bool, Parameter(help="with --from-workflow, do not ask before the download", negative="")] = False,
+    yes: Annotated[bool, Parameter(help="with --from-workflow, download without a question", negative="")] = False,
     dry_run: Annotated[bool, Parameter(help="say what is missing, and download nothing", negative="")] = False,
     folder: Folder = None,
     manifest: Manifest = None,
     env: Environment = None,
     as_json: AsJson = False,
 ) -> int:
-    """Download what is missing: resumed, checked, and in place as a whole or not at all.
-
-    With --from-workflow, what a workflow names, after a question that shows source, size and folder.
-    """
+    """Download what is missing: resumed, checked, and in place as a whole or not at all."""
     if from_workflow is not None:
-        if only or manifest is not None:
-            raise refusal("--from-workflow takes its models from the workflow", "leave out --only and --manifest")
+        if only:
+            raise refusal("--from-workflow takes its models from the workflow", "leave out --only")
         from infra.cli.workflow_models import sync_named
 
         return sync_named(from_workflow, folder, env, yes=yes, dry_run=dry_run, as_json=as_json)

@@ -51,7 +51,7 @@ cli.command("infra.cli.jobs:jobs", help="Show jobs, wait for them, download thei
 cli.command("infra.cli.jobs:logs", help="Print what the engine said while the job ran.")
 cli.command(
     "infra.cli.workflows:workflows",
-    help="Show the workflows that can be run by name, and make them of files of ComfyUI's editor.",
+    help="Show the workflows that can be run by name, and make them from files of ComfyUI's editor.",
 )
 cli.command("infra.cli.webhooks:webhooks", help="Try receivers, and see how deliveries went.")
 cli.command(

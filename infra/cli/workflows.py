@@ -12,11 +12,9 @@ workflows.command(
     "infra.cli.conversion:convert", name="convert", help="Convert a file of ComfyUI's editor to the API format."
 )
 workflows.command(
-    "infra.cli.inspection:inspect", name="inspect", help="List what a workflow needs, and what is lacking for it."
+    "infra.cli.inspection:inspect", name="inspect", help="List what a workflow needs, and what the deployment lacks."
 )
-workflows.command(
-    "infra.cli.adding:add", name="add", help="Make a workflow that can be run by name of a file of ComfyUI's editor."
-)
+workflows.command("infra.cli.adding:add", name="add", help="Make a named workflow from a file of ComfyUI's editor.")
 
 
 @workflows.command(name="list")
