@@ -18,7 +18,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 4 * 1024 * 1024
 """Largest form of a session: a prompt of `max_text_bytes` takes up to three times as much when it is encoded."""
 MAX_LOGIN_BYTES = 8 * 1024
-"""Largest form of somebody who is not logged in. All of these count as one tenant."""
+"""Largest form without a session. All of these count as one tenant's."""
 SMALL_BYTES = 64 * 1024
 """A larger form takes one of the places for large bodies, as a body of /v1 does."""
 QUICK_BYTES = 16 * 1024
@@ -26,7 +26,7 @@ QUICK_BYTES = 16 * 1024
 MAX_FIELDS = 500
 FORM_TIME_S = 30.0
 LOGIN_TIME_S = 5.0
-"""Seconds for the form of somebody who is not logged in."""
+"""Seconds for a form without a session."""
 
 Form = Mapping[str, str]
 

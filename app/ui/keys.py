@@ -95,8 +95,8 @@ async def revoke(request: Request) -> Response:
     return see_other("/keys")
 
 
-async def look_at(request: Request) -> Response:
-    """Let an operator look at another tenant: its jobs, batches, receivers and usage."""
+async def view_tenant(request: Request) -> Response:
+    """Let an operator view another tenant: its jobs, batches, receivers and usage."""
     session, tenant = session_of(request), form(request).get("tenant", "").strip()
     if not is_operator(session.holder):
         raise Problem("insufficient-scope", "only a key of the tenant default with the scope admin sees other tenants")
@@ -105,7 +105,7 @@ async def look_at(request: Request) -> Response:
     except ValueError as error:
         raise Problem("validation-error", str(error)) from None
     sessions = sessions_of(request)
-    cookie = await sessions.look_at(session, tenant, is_secure=is_https(request))
+    cookie = await sessions.viewing(session, tenant, is_secure=is_https(request))
     response = see_other("/jobs")
     response.headers.update(session_cookies(request, sessions, cookie))
     return response
@@ -152,6 +152,6 @@ def _state(record: KeyRecord, now: datetime) -> str:
 ROUTES = (
     page("/keys", show, "show_keys"),
     action("/keys", create, "create_key"),
-    action("/tenant", look_at, "look_at_tenant"),
+    action("/tenant", view_tenant, "view_tenant"),
     action("/keys/{kid}/revoke", revoke, "revoke_key"),
 )

@@ -32,7 +32,7 @@ async def login(request: Request) -> Response:
     sessions, fields = sessions_of(request), form(request)
     wanted = _own_path(fields.get("next", ""))
     try:
-        # A new token each time: a session that somebody planted before the login is worth nothing after it.
+        # A new token each time: a session that was planted before the login is worth nothing after it.
         token = await sessions.login(fields.get("key", "").strip(), is_secure=is_https(request))
     except Problem as problem:
         return render(request, "login.html", problem.type.status, wanted=wanted, refusal=problem)
@@ -58,7 +58,7 @@ async def new_link(request: Request) -> Response:
 
 
 async def show_link(request: Request) -> Response:
-    """Ask before a link is followed: one that another site had opened would log its visitor in as somebody else."""
+    """Ask before a link is followed: one that another site opened would log its visitor in with another key."""
     token = request.query_params.get("token", "")
     if request.headers.get("sec-fetch-site") == "none":  # from the address bar or another program, not from a page
         return await _followed(request, token)

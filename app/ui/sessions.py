@@ -3,8 +3,8 @@
     kid . expires . nonce . binding . tenant . signature
 
 `binding` ties a token to one API key, so it is worth nothing for another key with the same kid, and every request looks
-the key up again: a session ends when its key is revoked. `tenant` is empty, or another tenant that an operator looks
-at, which is checked with each request as well. The signature is checked before the key is looked up, so an
+the key up again: a session ends when its key is revoked. `tenant` is empty, or another tenant that an operator
+views, which is checked with each request as well. The signature is checked before the key is looked up, so an
 invented token costs no request to the bucket. No token contains the API key.
 """
 
@@ -38,7 +38,7 @@ class Session:
     """The session of a request. `csrf` is the token that each of its forms must send back."""
 
     principal: Principal
-    """Whose requests the pages make: with the tenant that is looked at."""
+    """The principal of the pages' requests, with the tenant that is viewed."""
     csrf: str
     expires_at: datetime
     holder: Principal
@@ -71,8 +71,8 @@ class Sessions:
         ends_at = self._clock.now() + SESSION_LIFE
         return await self._issued(self._session_purpose(is_secure=is_secure), principal.kid, ends_at)
 
-    async def look_at(self, session: Session, tenant: str, *, is_secure: bool) -> str:
-        """Return the cookie of a session that looks at another tenant and ends when this one does."""
+    async def viewing(self, session: Session, tenant: str, *, is_secure: bool) -> str:
+        """Return the cookie of a session that views another tenant and ends when this one does."""
         purpose = self._session_purpose(is_secure=is_secure)
         seen = "" if tenant == session.holder.tenant else tenant
         return await self._issued(purpose, session.holder.kid, session.expires_at, tenant=seen)

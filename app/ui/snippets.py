@@ -1,4 +1,4 @@
-"""Code that submits a job once more: with curl, the Python client, and TypeScript. Pure."""
+"""Code that submits a job again: with curl, the Python client, and TypeScript. Pure."""
 
 import json
 import shlex

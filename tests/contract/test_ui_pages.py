@@ -313,7 +313,7 @@ async def test_pages_with_documents_wait_for_a_place(clock: ManualClock) -> None
             leave = await api.app.state.context.large_bodies.enter("default")
 
 
-async def test_forms_of_nobody_are_counted(clock: ManualClock) -> None:
+async def test_forms_without_a_session_are_counted(clock: ManualClock) -> None:
     """Unfinished logins count together, so that connections without a key hold a bounded number of them."""
     config = ApiConfig(api_key=KEY, max_unfinished_requests=1)
     begun, gate = asyncio.Event(), asyncio.Event()

@@ -76,7 +76,7 @@ async def test_https_gets_a_cookie_that_other_hosts_cannot_set(memory_api: Api) 
         {"sec-fetch-site": "cross-site", "origin": HERE},
     ],
 )
-async def test_no_other_page_can_log_somebody_in(memory_api: Api, headers: Mapping[str, str]) -> None:
+async def test_no_other_page_can_log_in(memory_api: Api, headers: Mapping[str, str]) -> None:
     """A login from another origin, another port of this host included, is refused and sets no cookie."""
     async with browser_of(memory_api) as browser:
         answer = await browser.post("/ui/login", {"key": KEY}, headers)
@@ -194,7 +194,7 @@ async def test_only_an_operator_looks_at_another_tenant(memory_api: Api) -> None
         await browser.post("/ui/tenant", {"csrf": await browser.token(), "tenant": "acme"})
         page = (await browser.get("/ui/jobs")).text
         assert job_id in page
-        assert "You look at the tenant <b>acme</b>" in page
+        assert "You view the tenant <b>acme</b>" in page
         await browser.submit("/ui/jobs", f"/ui/jobs/{job_id}/cancel")
         assert "Cancelled by user" in (await browser.get(f"/ui/jobs/{job_id}")).text
         await browser.post("/ui/tenant", {"csrf": await browser.token(), "tenant": "default"})

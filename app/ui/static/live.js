@@ -147,7 +147,7 @@ function refresh(part) {
   }, pause);
 }
 
-// A browser has six connections to a host, so a page that nobody sees holds none.
+// A browser has six connections to a host, so a hidden page holds none.
 function reconcile() {
   const wanted = new Map();
   if (!document.hidden) {

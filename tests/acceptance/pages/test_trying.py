@@ -1,4 +1,4 @@
-"""What somebody does who has a graph: read it from a file, and see whether it can run."""
+"""A graph is read from a file and checked before it runs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What somebody does who has never seen the API: log in, run a workflow with a picture, and find its results."""
+"""The way of a newcomer: log in, run a workflow with a picture, and find its results."""
 
 import base64
 import re
@@ -31,7 +31,7 @@ async def test_a_wrong_key_is_refused_and_a_right_one_logs_in(guest: Visit, runn
     assert page.url.startswith(f"{url}/ui/login")
 
 
-async def test_somebody_who_knows_the_pages_alone_gets_a_picture(visit: Visit, url: str) -> None:
+async def test_the_pages_alone_lead_to_a_result_and_its_webhook(visit: Visit, url: str) -> None:
     """A picture is dropped on a form, its job is watched, and its result and webhook are found, by pages alone."""
     page = visit.page
     with receiver() as hook:

@@ -9,7 +9,7 @@ STATIC = Path(app.ui.__file__).parent / "static"
 
 
 def test_the_vendored_script_is_the_published_one() -> None:
-    """Each vendored file has the SHA-256 that is recorded beside it, and its licence is there."""
+    """Each vendored file has the SHA-256 that is recorded next to it, and its licence is there."""
     recorded = dict(line.split()[::-1] for line in (STATIC / "SHA256SUMS").read_text().splitlines())
     assert set(recorded) == {"htmx.min.js"}
     for name, digest in recorded.items():
