@@ -123,7 +123,9 @@ async def test_the_graphs_of_a_batch_are_limited_together(clock: ManualClock) ->
             "title": "x" * 9_000,
         },
     ]
-    part = {"id": "part", "nodes": inside, "links": [[1, 1, 1, 2, 0, "IMAGE"]]}
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    link = dict(zip(names, (1, 1, 1, 2, 0, "IMAGE"), strict=True))
+    part = {"id": "part", "nodes": inside, "links": [link]}
     nodes = [{"id": number, "type": "part"} for number in range(20)]
     job = {"workflow": {"nodes": nodes, "links": [], "definitions": {"subgraphs": [part]}}}
     async with running_api(MemoryObjectStore(clock), clock, config) as api:

@@ -90,7 +90,7 @@ def test_a_template_is_converted_by_lites_declarations() -> None:
         {"id": 3, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 2}]},
     ]
     links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
-    graph = convert({"nodes": nodes, "links": links}, catalogue).workflow
+    graph = convert({"version": 0.4, "nodes": nodes, "links": links}, catalogue).workflow
     assert graph["2"]["inputs"] == {
         "input": ["1", 0],
         "resize_type": "scale dimensions",
