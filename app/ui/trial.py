@@ -6,7 +6,7 @@ the job must bring. Each of these files gets a field of its own, named as the lo
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,75 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import Context, context_of, json_text, principal_of, tenant_of
-from app.api.conversion import ConversionNote, converted, known_pool
+from app.api.conversion import known_pool
 from app.api.submissions import run_graph
-from app.auth import Principal
 from app.body import Body
 from app.heavy import off_loop
 from app.outcome import outcome_of
-from app.problems import Problem, of_report, of_workflow
+from app.problems import Problem, of_workflow
 from app.submission.acceptance import Identity
 from app.submission.foreign import job_form
-from app.submission.preparation import Preparation, PreparedWorkflow
-from app.ui.drawing import Drawing, drawing_of
+from app.ui.checks import DIGEST, Checked, check_graph, digest_of, proposed, uploads_of
 from app.ui.forms import Form, form_body
+from app.ui.inputs import INPUT_PREFIX, typed_values
 from app.ui.live import live_values
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
-from storage.concurrency import both
 from storage.jobs.models import Input
 from storage.keys import upload_of
-from storage.pools.engine_info import Published
-from workflows.catalogue import Catalogue
-from workflows.editor import positions
-from workflows.errors import MissingModel, UnknownNodeClass, WorkflowError
-from workflows.input_files import needed_files
-from workflows.inspection import FoundPack, inspect
-from workflows.needs import NeededModel
+from workflows.errors import WorkflowError
+from workflows.inspection import inspect
 
 MOST_SHOWN = 1024 * 1024
 """Bytes of an earlier job's graph that the form repeats."""
-MOST_FILES = 10
-"""Input files that get a field of their own."""
-UPLOAD_PREFIX, NAME_PREFIX, FILENAME_PREFIX = "upload.", "name.", "filename."
-_LACKING = (UnknownNodeClass, MissingModel)
-
-
-@dataclass(frozen=True, slots=True)
-class NeededFile:
-    """An input file that the graph loads and the job must bring. `kind` is image, video, audio or file.
-
-    `upload_id` is the upload that the form has for it already, or empty.
-    """
-
-    name: str
-    kind: str
-    upload_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What a graph is here. `problem` is what keeps all of it from running, as the API words it."""
-
-    is_of_editor: bool = False
-    nodes: int = 0
-    notes: Sequence[ConversionNote] = ()
-    missing_packs: Sequence[FoundPack] = ()
-    """Packs with node classes that the deployment does not have."""
-    missing_models: Sequence[NeededModel] = ()
-    faults: Sequence[str] = ()
-    """Messages about outputs that do not run, where others do."""
-    files: Sequence[NeededFile] = ()
-    is_known: bool = True
-    """Whether the engine has published its classes. Without them, only the structure is checked."""
-    problem: Problem | None = None
-    is_lacking_alone: bool = False
-    """Whether the problem says nothing but that classes and models are missing."""
-    drawing: Drawing | None = None
-
-    @property
-    def can_run(self) -> bool:
-        return self.nodes > 0 and self.problem is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +60,7 @@ async def check(request: Request) -> Response:
     try:
         with form_body(request) as body:
             document = await _document(request, body, fields)
-            checked = await _checked(context, principal_of(request), body, document, fields)
+            checked = await check_graph(context, principal_of(request), body, document, fields)
     except Problem as problem:
         checked = Checked(problem=problem)
     # In the thread, because a drawing may have thousands of boxes.
@@ -129,8 +81,9 @@ async def run(request: Request) -> Response:
     context, fields = context_of(request), form(request)
     with form_body(request) as body:
         graph = await _document(request, body, fields)
-        media = [{"name": name, "upload_id": upload} for name, upload in _uploads(fields).items()]
-        document = {"workflow": graph, "media": media, "gpu": fields.get("gpu") or None}
+        values = await _changed_values(context, fields, graph)
+        media = [{"name": name, "upload_id": upload} for name, upload in uploads_of(fields).items()]
+        document = {"workflow": graph, "inputs": values, "media": media, "gpu": fields.get("gpu") or None}
         accepted = await run_graph(context, principal_of(request), document, body, Identity(None, body.fingerprint))
     outcome_of(request.scope).jobs_accepted = 1
     if not is_fragment(request):
@@ -145,80 +98,31 @@ async def _document(request: Request, body: Body, fields: Form) -> Any:
     return moved["workflow"] if isinstance(moved, dict) and "workflow" in moved else document
 
 
-def _uploads(fields: Form) -> dict[str, str]:
-    """Return the uploads of the form by the names that the graph loads, or else by the names of their files.
+async def _changed_values(context: Context, fields: Form, graph: Any) -> list[dict[str, Any]]:
+    """Return the values of the form that differ from those in the graph. Raises `Problem`.
 
-    The last one of a name counts: the form has the files of an earlier job before those that are chosen anew.
+    The fields are those of the last check. For a graph that was edited since they would undo the edit.
     """
-    found: dict[str, str] = {}
-    for name_of_field, upload in fields.items():
-        if name_of_field.startswith(UPLOAD_PREFIX) and upload:
-            number = name_of_field.removeprefix(UPLOAD_PREFIX)
-            name = fields.get(f"{NAME_PREFIX}{number}", "").strip() or fields.get(f"{FILENAME_PREFIX}{number}", "")
-            found[name or "input.png"] = upload
-    return found
+    if fields.get(DIGEST) != digest_of(fields):
+        return []
+    catalogue = await context.stores.engine_info.catalogue(known_pool(context.config, fields.get("gpu")))
 
+    def changed() -> list[dict[str, Any]]:
+        offered = proposed(inspect(graph, catalogue, None))
+        # A text without a field would be set to an empty one.
+        shown = [one for one in offered if one.declared.type == "boolean" or f"{INPUT_PREFIX}{one.name}" in fields]
+        values = typed_values({one.name: one.declared for one in shown}, fields)
+        return [
+            {"node": node, "field": name, "value": values[one.name]}
+            for one in shown
+            if one.name in values and values[one.name] != one.default
+            for node, name in one.declared.targets()
+        ]
 
-async def _checked(context: Context, principal: Principal, body: Body, document: Any, fields: Form) -> Checked:
-    """Check as a submission does, up to the point where it would be stored. Raises `Problem`."""
-    pool = known_pool(context.config, fields.get("gpu"))
-    engine_info, now = context.stores.engine_info, context.stores.clock.now()
-    catalogue, published = await both(engine_info.catalogue(pool), engine_info.published(pool))
-    models = published if published is not None and published.files_are_known(now) else None
-    # Off the loop whatever the size of the graph: listing an engine's models may take a second the first time.
-    needs = await off_loop(_needs, document, catalogue, models)
-    notes: Sequence[ConversionNote] = ()
-    graph = document
-    if needs.is_of_editor:
-        conversion = await off_loop(converted, document, catalogue, context.config.max_nodes)
-        if conversion.workflow is None:
-            return needs
-        graph, notes = conversion.workflow, conversion.notes
-    preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
-    workflow = await preparation.workflow(graph, "", pool)
-    found = await off_loop(_checked_graph, preparation, workflow, catalogue, document, _uploads(fields))
-    return replace(
-        found,
-        is_of_editor=needs.is_of_editor,
-        notes=notes,
-        missing_packs=needs.missing_packs,
-        missing_models=needs.missing_models,
-    )
-
-
-def _needs(document: Any, catalogue: Catalogue, published: Published | None) -> Checked:
-    """Return what the deployment lacks. Raises `Problem`."""
     try:
-        found = inspect(document, catalogue, None if published is None else published.models)
+        return await off_loop(changed)
     except WorkflowError as error:
         raise of_workflow(error, "") from error
-    return Checked(
-        is_of_editor=found.is_editor_file,
-        missing_packs=[pack for pack in found.packs if pack.missing],
-        missing_models=found.missing_models,
-    )
-
-
-def _checked_graph(
-    preparation: Preparation,
-    workflow: PreparedWorkflow,
-    catalogue: Catalogue,
-    document: Any,
-    uploads: Mapping[str, str],
-) -> Checked:
-    """Check a graph as if the job brought all files that it loads. Raises `Problem`. Runs off the event loop."""
-    graph = workflow.graph
-    files = needed_files(graph, catalogue.declaration)
-    report = preparation.check_graph(workflow, (), frozenset((*files, *uploads)), catalogue, "/inputs", "")
-    return Checked(
-        nodes=len(graph.nodes),
-        faults=[] if report.is_refusal else [fault.message for fault in report.faults],
-        files=[NeededFile(name, kind, uploads.get(name, "")) for name, kind in files.items()][:MOST_FILES],
-        is_known=catalogue.is_known,
-        problem=of_report(report, "", {}) if report.is_refusal else None,
-        is_lacking_alone=all(isinstance(fault, _LACKING) for fault in report.faults),
-        drawing=drawing_of(graph, canvas=positions(document)),
-    )
 
 
 async def _of_job(context: Context, tenant: str, job_id: str) -> Earlier:

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import Context, context_of, json_text, tenant_of
-from app.api.workflows import WorkflowInput, run_by_name, workflow_of, workflow_row
+from app.api.workflows import run_by_name, workflow_of, workflow_row
 from app.heavy import off_loop
 from app.outcome import outcome_of
-from app.problems import Problem
 from app.submission.acceptance import Identity
 from app.submission.named import LONG_IN_NAMED_JOBS
-from app.ui.forms import Form, form_body
+from app.ui.forms import form_body
+from app.ui.inputs import Upload, form_field, typed_values
 from app.ui.jobs import Row, row_of
 from app.ui.live import live_values
 from app.ui.pages import render
@@ -23,28 +22,18 @@ from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.errors import JobNotFound
 from storage.jobs.filters import JobFilter
 from storage.keys import DEFAULT_POOL, upload_of
-from workflows.errors import pointer
 from workflows.manifest import NamedWorkflow
 
 HISTORY = 5
 """Runs of a workflow that its page shows."""
 SCANNED = 200
 """The newest jobs of the tenant among which they are found, for one GET each."""
-INPUT_PREFIX, UPLOAD_PREFIX, FILENAME_PREFIX = "input.", "upload.", "filename."
 MOST_SLIDER_STEPS = 10_000
 """A slider with more steps could not be set exactly; the field next to it can."""
 MOST_REPEATED = 64 * 1024
 """Characters of an earlier job's text that the form repeats; a longer one is left to its default."""
 LONG_TEXT = 60
 """A default text of more characters gets a field of several lines, as every prompt does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file that an earlier job of the workflow brought, and that the form can use again."""
-
-    filename: str
-    upload_id: str
 
 
 async def show_all(request: Request) -> Response:
@@ -64,7 +53,7 @@ async def show(request: Request) -> Response:
 
     def rendered() -> Response:
         row = workflow_row(workflow, catalogue)
-        fields = [_field(one, values.get(one.name)) for one in row.inputs]
+        fields = [form_field(one, values.get(one.name)) for one in row.inputs]
         return render(request, "workflow.html", workflow=row, fields=fields, pools=context.config.gpu_pools)
 
     return await off_loop(rendered)
@@ -90,7 +79,7 @@ async def run(request: Request) -> Response:
     """Accept the job, and return its live part for the page, or lead to its page where there is no script."""
     context, tenant, fields = context_of(request), tenant_of(request), form(request)
     workflow = workflow_of(context, request.path_params["name"])
-    wanted: dict[str, Any] = {"inputs": _inputs(workflow, fields)}
+    wanted: dict[str, Any] = {"inputs": typed_values(workflow.manifest.inputs, fields)}
     if receiver := fields.get("webhook_url", "").strip():
         wanted["webhook_url"] = receiver
     if pool := fields.get("gpu"):
@@ -105,69 +94,6 @@ async def run(request: Request) -> Response:
         return see_other(f"/jobs/{accepted.stored.record.job_id}")
     values = live_values(request, context, accepted.stored)
     return render(request, "fragments/run.html", **values)
-
-
-def _inputs(workflow: NamedWorkflow, fields: Form) -> dict[str, Any]:
-    """Return the form's values with the types of the workflow's inputs. An empty field keeps its default."""
-    found: dict[str, Any] = {}
-    for name, named in workflow.manifest.inputs.items():
-        text = fields.get(f"{INPUT_PREFIX}{name}", "")
-        if named.is_file:
-            if upload := fields.get(f"{UPLOAD_PREFIX}{name}"):
-                filename = fields.get(f"{FILENAME_PREFIX}{name}")
-                found[name] = {"upload_id": upload} | ({"filename": filename} if filename else {})
-        elif named.type == "boolean":
-            found[name] = text == "on"
-        elif named.type in ("integer", "number"):
-            if text:
-                found[name] = _number(name, text, whole=named.type == "integer")
-        elif text or named.type == "string":
-            found[name] = text.replace("\r\n", "\n")  # as forms send line ends
-    return found
-
-
-def _number(name: str, text: str, *, whole: bool) -> int | float:
-    try:
-        if len(text) <= 40:
-            return int(text) if whole else float(text)
-    except ValueError:
-        pass
-    kind = "a whole number" if whole else "a number"
-    raise Problem("validation-error", f"{name} is {text[:40]!r}, not {kind}", pointer=pointer("inputs", name))
-
-
-def _field(named: WorkflowInput, value: Any) -> dict[str, Any]:
-    """Return what the template needs to show an input."""
-    is_upload = isinstance(value, Upload)
-    shown = named.default if value is None or is_upload else value
-    return {
-        "name": named.name,
-        "label": named.name.replace("_", " ").capitalize(),
-        "type": named.type,
-        "description": named.description,
-        "value": shown if shown is not None else "",
-        "min": _plain(named.min),
-        "max": _plain(named.max),
-        "step": "1" if named.type == "integer" else "any",
-        "choices": named.choices,
-        "is_seed": "seed" in named.name and named.type == "integer",
-        "is_long": named.type == "string" and ("prompt" in named.name or len(str(shown)) > LONG_TEXT),
-        "has_slider": _has_slider(named),
-        "upload": value if is_upload else None,
-    }
-
-
-def _has_slider(named: WorkflowInput) -> bool:
-    if named.min is None or named.max is None or "seed" in named.name:
-        return False
-    return named.type == "number" or named.max - named.min <= MOST_SLIDER_STEPS
-
-
-def _plain(limit: float | None) -> str:
-    """Return a limit as a field of a form takes it: without the `.0` of a whole one."""
-    if limit is None:
-        return ""
-    return str(int(limit)) if float(limit).is_integer() else str(limit)
 
 
 async def _earlier_values(

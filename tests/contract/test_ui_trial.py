@@ -12,7 +12,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, Json
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit
-from tests.support.browsers import HERE, logged_in
+from tests.support.browsers import HERE, Browser, logged_in
 from tests.support.graphs import node, publish, saved
 from workers.lite.nodes import node_classes
 
@@ -151,3 +151,30 @@ async def test_a_pool_is_chosen_where_there_are_several(clock: ManualClock) -> N
             job = (await browser.post(path, form)).headers["location"]
             assert (await api.stores.jobs.read("default", job.rsplit("/", 1)[-1])).record.pool == "l4", path
             assert (await browser.post(path, form | {"gpu": "h100"})).status_code == 422
+
+
+async def test_values_of_a_graph_are_changed_by_a_form(memory_api: Api) -> None:
+    """The check offers a graph's prompts, seeds and sizes as fields; a changed one is set, and an edited graph wins."""
+    await publish(memory_api.stores)
+
+    async def run(browser: Browser, **fields: str) -> list[tuple[str, str, Any]]:
+        started = await browser.post("/ui/try", {"csrf": token, **fields})
+        assert started.status_code == 303, started.text
+        record = (await memory_api.stores.jobs.read("default", started.headers["location"].rsplit("/", 1)[-1])).record
+        return [(one.node, one.field, one.value) for one in record.inputs]
+
+    async with logged_in(memory_api) as browser:
+        token, text = await browser.token(), json.dumps(BLUE)
+        page = (await browser.post("/ui/try/check", {"csrf": token, "graph": text})).text
+        shown = dict(re.findall(r'<input id="[^"]+" type="number" name="(input\.[^"]+)" value="([^"]*)"', page))
+        digest = re.search(r'name="digest" value="([0-9a-f]+)"', page)
+        assert digest is not None
+        assert (shown["input.width"], shown["input.height"]) == ("8", "8")
+        fields = {"graph": text, "digest": digest[1], **shown}
+        assert await run(browser, **fields) == []
+        assert await run(browser, **fields | {"input.width": "16"}) == [("1", "width", 16)]
+        assert await run(browser, **fields | {"graph": text + " ", "input.width": "16"}) == []
+        again = await browser.post("/ui/try/check", {"csrf": token, **fields, "input.width": "24"})
+        assert 'name="input.width" value="24"' in again.text
+        wrong = await browser.post("/ui/try", {"csrf": token, **fields, "input.width": "x"})
+        assert (wrong.status_code, "not a whole number" in wrong.text) == (422, True)
