@@ -71,6 +71,11 @@ class Feed:
     def event_id(self, number: int) -> str:
         return f"{self._name}-{number}"
 
+    @property
+    def newest_id(self) -> str | None:
+        """The id from which a stream can be continued now; None before the first poll."""
+        return self.event_id(self._count) if self._has_polled else None
+
     def number_of(self, event_id: str) -> int | None:
         """Return the number of an event of this feed from which a stream can be continued; else None."""
         name, _, number = event_id.partition("-")
@@ -189,6 +194,11 @@ class Feeds:
             feed.streams -= 1
             if feed.streams == 0:
                 feed.ending = asyncio.get_running_loop().call_later(LINGER_S, self._close, tenant)
+
+    def newest_id(self, tenant: str) -> str | None:
+        """Return the id from which a stream of the tenant can be continued now; None if it has no feed."""
+        feed = self._feeds.get(tenant)
+        return None if feed is None else feed.newest_id
 
     def _pause_s(self) -> float:
         return max(self._poll_s, len(self._feeds) / POLLS_PER_S)

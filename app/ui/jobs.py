@@ -57,6 +57,7 @@ async def show(request: Request) -> Response:
     context, tenant, query = context_of(request), tenant_of(request), request.query_params
     wanted = job_filter(_as_of_the_api(query), max_metadata_pairs=context.config.max_metadata_pairs)
     now, cursor = context.stores.clock.now(), query.get("cursor") or None
+    since = context.feeds.newest_id(tenant)  # read before the list, so that no change falls between the two
 
     async def found() -> Mapping[str, object]:
         listed, counts = await both(
@@ -65,7 +66,7 @@ async def show(request: Request) -> Response:
             ),
             _counts(context, tenant),
         )
-        return {"rows": listed.rows, "next_cursor": listed.next_cursor, "counts": counts}
+        return {"rows": listed.rows, "next_cursor": listed.next_cursor, "counts": counts, "since": since}
 
     values = await context.shared.get(tenant, ("ui", "jobs", str(query)), found)
     filters = {name: query.get(name, "") for name in (*FIELDS, *METADATA)}

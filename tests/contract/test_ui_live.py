@@ -49,6 +49,18 @@ async def test_the_list_follows_the_jobs_of_its_tenant(memory_api: Api) -> None:
         assert foreign.status_code == 404
 
 
+async def test_a_list_is_not_read_again_where_its_stream_goes_on(memory_api: Api) -> None:
+    """A list that is opened while its tenant is followed continues the events from where it was read."""
+    async with logged_in(memory_api) as browser, listening(browser.client, "/ui/events") as first:
+        assert (await first.next()).name == "sync"
+        found = re.search(r'data-stream="/ui/events" data-since="([^"]+)"', (await browser.get("/ui/jobs")).text)
+        assert found is not None
+        async with listening(browser.client, f"/ui/events?since={found[1]}") as second:
+            mine = await submit(memory_api)
+            event = await second.next()
+            assert (event.name, event.data["job_id"]) == ("status", mine["job_id"])
+
+
 async def test_streams_of_pages_count_for_their_key(clock: ManualClock) -> None:
     """A page's stream counts like one of its key, beyond the limit it is refused, and a closed tab frees it."""
     config = ApiConfig(api_key=KEY, max_streams_of_key=1)
