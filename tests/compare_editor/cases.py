@@ -78,6 +78,7 @@ WIDGETS: Mapping[str, tuple[str, Json]] = {
     "Trim": ("VIDEO_EDIT", {"features": ["trim"]}),
 }
 """The types of widgets beyond numbers and texts, each in a class of its own, between two numbers."""
+_MATCHED = ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t", "allowed_types": "*"}}]
 OBJECT_INFO: dict[str, Json] = {
     one["name"]: one
     for one in (
@@ -98,6 +99,10 @@ OBJECT_INFO: dict[str, Json] = {
         ),
         _class("DemoFilter", {"mask": ["MASK"], "image": ["IMAGE"], "strength": ["FLOAT", {}]}, ["IMAGE", "MASK"]),
         _class("DemoMixed", {"n": ["INT", {}], "first": ["IMAGE"], "second": ["IMAGE"]}, ["IMAGE", "IMAGE"]),
+        {
+            **_class("DemoMatch", {"on": _MATCHED}, ["COMFY_MATCHTYPE_V3"], optional={"off": _MATCHED}),
+            "output_matchtypes": ["t"],
+        },
         _class("DemoAny", {"anything": ["*"]}, ["*"]),
         _class("DemoUnion", {"one": ["IMAGE,MASK"], "other": ["MODEL"]}, ["MASK"]),
         _class("DemoText", {"text": ["STRING", {"multiline": True, "dynamicPrompts": True}]}, ["STRING"]),
@@ -235,6 +240,9 @@ def cases() -> Iterator[tuple[str, Json]]:
     yield from _values()
     yield from _widget_types()
     yield from _views()
+    yield from _matched()
+    yield from _named_widgets()
+    yield from _quarantine()
     yield from _subgraphs()
 
 
@@ -327,6 +335,12 @@ def _virtual() -> Iterator[tuple[str, Json]]:
         "primitive through a reroute",
         through.link(3, 0, 4, "", "*").link(4, 0, 2, "steps", "INT", widget=True).document(),
     )
+    for is_replaced in (True, False):
+        text = Draft().node(2, "DemoWord", ("x", 1, "fixed")).node(4, "DemoInt", (6,), title="Six")
+        properties = {"Run widget replace on values": is_replaced}
+        text.node(3, "PrimitiveNode", ("%Six.value%",), outputs=["STRING"], properties=properties)
+        named = "primitive with placeholders" if is_replaced else "primitive without replacement"
+        yield named, text.link(3, 0, 2, "word", "STRING", widget=True).document()
     muted = _base().node(3, "Reroute", outputs=["*"]).node(4, "DemoSource", mode=2).node(5, "SaveImage", ("p",))
     yield "reroute of a muted node", muted.link(4, 1, 3, "", "*").link(3, 0, 5, "images", "IMAGE").document()
     for mode in (2, 4):
@@ -384,6 +398,52 @@ def _views() -> Iterator[tuple[str, Json]]:
             f"3D view, {name}",
             Draft().node(1, "Save3DAdvanced", ("p", "", 512, 1024), properties=properties).document(),
         )
+
+
+def _matched() -> Iterator[tuple[str, Json]]:
+    for mode in (0, 4):
+        draft = Draft().node(1, "DemoSource").node(2, "DemoMatch", mode=mode).node(3, "DemoShow")
+        draft.link(1, 3, 2, "on", "MASK").link(1, 1, 2, "off", "IMAGE").link(2, 0, 3, "image", "*")
+        yield f"matched types in mode {mode}", draft.document()
+    draft = Draft().node(1, "DemoSource").node(3, "SaveImage", ("p",)).link(1, 1, 3, "images", "IMAGE")
+    bend = {"id": 1, "pos": [0, 0], "linkIds": [1]}
+    yield "bent link", draft.document(extra={"reroutes": [bend], "linkExtensions": [{"id": 1, "parentId": 1}]})
+
+
+def _named_widgets() -> Iterator[tuple[str, Json]]:
+    """Placeholders that name nodes inside subgraphs, by the order of nodes, and nodes without a title."""
+    first, inside = definition(1, {}, {})
+    part = seal(first, inside.node(2, "DemoInt", (100,), title="X"))
+    second, around = definition(2, {}, {})
+    whole = seal(second, around.node(7, "DemoInt", (200,), title="Y").node(8, part["id"]))
+    for order in ("RP", "PR", "WR", "RW"):
+        draft = Draft()
+        for place, letter in enumerate(order, start=11):
+            kind, values = {"R": ("DemoInt", (1,)), "P": (part["id"], ()), "W": (whole["id"], ())}[letter]
+            draft.node(place, kind, values, **({"title": "X"} if letter == "R" else {}))
+        draft.node(20, "SaveImage", ("%X.value%-%Y.value%",))
+        yield f"placeholders of nodes {order}", draft.document(*([part, whole] if "W" in order else [part]))
+    null = Draft().node(1, "DemoWord", (None, 1, "fixed")).node(20, "SaveImage", ("a%DemoWord.word%b%DemoWord.no%",))
+    yield "placeholder of null", null.document()
+
+
+def _quarantine() -> Iterator[tuple[str, Json]]:
+    found, inside = definition(1, {"seed": "INT"}, {})
+    part = seal(found, inside.node(5, "DemoSample", SAMPLE).link(-10, 0, 5, "seed", "INT", widget=True))
+    whole = {
+        "originalEntry": ["-1", "seed"],
+        "hostValue": 66,
+        "reason": "missingSubgraphInput",
+        "attemptedAtVersion": 1,
+    }
+    for name, entries in {
+        "of the subgraph": [whole],
+        "of a node": [{**whole, "originalEntry": ["5", "seed"]}],
+        "without a reason": [whole, {"originalEntry": ["-1", "seed"], "hostValue": 5}],
+        "twice": [whole, {**whole, "hostValue": 77}],
+    }.items():
+        properties = {"proxyWidgetErrorQuarantine": entries}
+        yield f"quarantine {name}", Draft().node(2, part["id"], (5,), properties=properties).document(part)
 
 
 def _subgraphs() -> Iterator[tuple[str, Json]]:

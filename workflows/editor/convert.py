@@ -7,13 +7,14 @@ the ids of the instances before them already make them unique.
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from workflows.catalogue import Catalogue
+from workflows.declarations import UNKNOWN
 from workflows.editor import viewer
 from workflows.editor.budget import Budget
 from workflows.editor.document import BYPASS, NEVER, parse_document
@@ -30,10 +31,11 @@ from workflows.editor.refusals import (
 )
 from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_placeholders
 from workflows.editor.widget_kinds import ABSENT, exported, literal
-from workflows.editor.widgets import Widget
-from workflows.errors import WorkflowError
+from workflows.editor.widgets import CONTROL, Widget
+from workflows.errors import NotConvertible, WorkflowError
 from workflows.graph import LONGEST_NAME
 
+_SEARCH_NAME = "Node name for S&R"
 _PACK_FORMS = {
     "cnr_id": re.compile(r"[A-Za-z0-9][\w.-]{0,99}"),
     "aux_id": re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/[\w.-]{1,100}"),
@@ -188,20 +190,44 @@ class _Emitter:
         found = self._by_name.get(name) or self._by_title.get(name)
         if found is None:
             raise KeyError(name)
-        return found.widgets.values[widget].value
+        if widget not in found.widgets.values and (widget == CONTROL or found.node.kind in VIRTUAL):
+            raise NotConvertible(
+                f"{found.node.label}: the name of a file asks for its widget `{widget[:80]}`, which is not exported",
+                reason="placeholder of a widget that is not exported",
+                pointer=found.node.pointer,
+                node_id=found.id,
+                hint="write the text itself into the name of the file",
+            )
+        value = found.widgets.values[widget].value
+        return "" if value is None else value
 
     @cached_property
     def _by_name(self) -> dict[str, Placed]:
-        """The first node of the root by each name for search and replace."""
-        nodes = self.flattener.root.nodes.values()
-        named = [(one.node.properties.get("Node name for S&R"), one) for one in nodes]
-        return {name: one for name, one in reversed(named) if isinstance(name, str)}
+        """The first node by each name for search and replace. The editor gives a node that of its class."""
+        return {name: one for one in reversed(self._all) if isinstance(name := _search_name(one), str)}
 
     @cached_property
     def _by_title(self) -> dict[str, Placed]:
-        """The first node of the root by each title."""
-        nodes = list(self.flattener.root.nodes.values())
-        return {one.node.title or one.about.title or one.node.kind: one for one in reversed(nodes)}
+        """The first node by each title."""
+        return {one.node.title or one.about.title or one.node.kind: one for one in reversed(self._all)}
+
+    @cached_property
+    def _all(self) -> list[Placed]:
+        """All nodes, those of an instance after it."""
+        return list(_walked(self.flattener.root))
+
+
+def _walked(scope: Scope) -> Iterator[Placed]:
+    for placed in scope.nodes.values():
+        yield placed
+        if placed.node.id in scope.inner:
+            yield from _walked(scope.inner[placed.node.id])
+
+
+def _search_name(placed: Placed) -> Any:
+    named = placed.node.properties.get(_SEARCH_NAME)
+    has_own = placed.about is not UNKNOWN and placed.node.kind not in FILE_NAME_CLASSES
+    return placed.node.kind if named is None and has_own else named
 
 
 def _document_node(placed: Placed) -> DocumentNode:

@@ -35,6 +35,11 @@ SILENT = frozenset(
 )
 """Nodes that stand for nothing in the API format: notes, labels, and switches that act while one edits."""
 REROUTE, PRIMITIVE, GET = "Reroute", "PrimitiveNode", "GetNode"
+_REPLACES = "Run widget replace on values"
+_QUARANTINE_REASONS = (
+    *("missingSourceNode", "missingSourceWidget", "missingSubgraphInput", "ambiguousSubgraphInput"),
+    *("unlinkedSourceWidget", "primitiveBypassFailed"),
+)
 VIRTUAL = SILENT | {REROUTE, PRIMITIVE, SET, GET}
 
 
@@ -200,6 +205,7 @@ class Flattener:
             for placed in scope.nodes.values():
                 if placed.node.kind == PRIMITIVE and placed.node.values:
                     value = scope.promoted.get((placed.node.id, "value"), first_value(placed.node))
+                    _refuse_replaced_text(placed, value)
                     self._write(scope, placed.node.id, value)
 
     def _write(self, scope: Scope, node_id: str, value: Any) -> None:
@@ -303,6 +309,18 @@ class Flattener:
         return fits(slot.kind, kind)
 
 
+def _refuse_replaced_text(placed: Placed, value: Any) -> None:
+    """Raise `NotConvertible` if the PrimitiveNode fills in placeholders before it writes its text."""
+    if placed.node.properties.get(_REPLACES) and isinstance(value, str) and value.count("%") > 1:
+        raise NotConvertible(
+            f"{placed.node.label}: it fills in placeholders of its text for each run",
+            reason="PrimitiveNode with placeholders",
+            pointer=placed.node.pointer,
+            node_id=placed.id,
+            hint="write the text without placeholders, or export the workflow in API format",
+        )
+
+
 def _proxies(raw: object) -> list[tuple[str, str]] | None:
     if not isinstance(raw, list):
         return None
@@ -310,11 +328,26 @@ def _proxies(raw: object) -> list[tuple[str, str]] | None:
 
 
 def _quarantined(raw: object) -> Iterator[tuple[str, Any]]:
-    """Yield the widget's name and the value of each promotion that the editor could not take over."""
-    for one in raw if isinstance(raw, list) else ():
-        entry = one.get("originalEntry") if isinstance(one, Mapping) else None
-        if isinstance(entry, list) and len(entry) >= 2 and "hostValue" in one:
-            yield str(entry[1]), one["hostValue"]
+    """Yield the name and the value of each input of the subgraph whose promotion the editor could not take over.
+
+    The first entry of a name counts. The editor reads none if one of them has another form.
+    """
+    entries = raw if isinstance(raw, list) else []
+    if all(_is_quarantined(one) for one in entries):
+        for one in reversed(entries):
+            if one["originalEntry"][0] == "-1" and "hostValue" in one:
+                yield one["originalEntry"][1], one["hostValue"]
+
+
+def _is_quarantined(one: object) -> bool:
+    if (
+        not isinstance(one, Mapping)
+        or one.get("attemptedAtVersion") != 1
+        or one.get("reason") not in _QUARANTINE_REASONS
+    ):
+        return False
+    entry = one.get("originalEntry")
+    return isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
 
 
 def fits(one: str, other: str) -> bool:

@@ -58,11 +58,13 @@ def _keeps(node: EditorNode, combo: InputDeclaration, value: object, links: Mapp
     if len(counts) > 1:
         return max(counts) == 1 and len(counts) <= GROUPS_OF_ONE_LINK and not slots
     name = next(iter(links))
+    if name not in built:
+        return counts == [1] and not slots
+    places = list(chosen).index(name), list(built).index(name)
+    if slots and places[0] < places[1]:
+        return False
     if counts == [1]:
         return True
-    if counts[0] > LINKS_OF_ONE_GROUP or name not in built:
+    if counts[0] > LINKS_OF_ONE_GROUP or any(slot.name.startswith(f"{combo.name}.") for slot in slots):
         return False
-    earliest = next(part.name for part in chosen.values() if part.kind == AUTOGROW)
-    if name != earliest and any(slot.name.startswith(f"{combo.name}.") for slot in slots):
-        return False  # a linked value of the option moves the inputs after its first growing one
-    return built[name] == chosen[name] or 0 not in (list(chosen).index(name), list(built).index(name))
+    return built[name] == chosen[name] or 0 not in places

@@ -17,7 +17,10 @@ from workflows.errors import BadEditorFile, NotConvertible
 
 ANSWERS = json.loads(Path(__file__).with_name("answers.json").read_text())
 CASES = dict(cases())
-REFUSED = {"primitive through a reroute": "PrimitiveNode behind a Reroute"}
+REFUSED = {
+    "primitive through a reroute": "PrimitiveNode behind a Reroute",
+    "primitive with placeholders": "PrimitiveNode with placeholders",
+}
 CATALOGUE = Catalogue(OBJECT_INFO)
 TITLES = {name: about["display_name"] for name, about in OBJECT_INFO.items()}
 
@@ -133,6 +136,13 @@ def test_links_by_rules_are_refused_even_if_the_class_is_installed() -> None:
     with pytest.raises(NotConvertible) as caught:
         convert(Draft().node(1, "Prompts Everywhere").document(), with_class("Prompts Everywhere", {}))
     assert caught.value.reason == "Use Everywhere"
+
+
+@pytest.mark.parametrize("text", ["%W.control_after_generate%", "%N.text%"])
+def test_placeholders_of_widgets_that_are_not_exported_are_refused(text: str) -> None:
+    """The editor would write the value of a widget that the conversion does not keep."""
+    draft = Draft().node(1, "DemoWord", ("w", 1, "fixed"), title="W").node(2, "Note", ("n",), title="N")
+    assert "not exported" in refusal(draft.node(3, "SaveImage", (text,)).document()).reason
 
 
 def test_a_loose_link_into_a_growing_class_is_refused() -> None:
