@@ -38,7 +38,7 @@ async def events(request: Request) -> Response:
 async def _frames(request: Request, context: Context, known: str) -> AsyncGenerator[bytes]:
     life = life_of(request)
     async with context.feeds.joined(tenant_of(request)) as feed:
-        if not await feed.polled(FIRST_POLL_S):
+        if not await feed.polled(min(FIRST_POLL_S, life.wait_s)):
             return
         number, is_new = feed.number_of(known), True
         while True:

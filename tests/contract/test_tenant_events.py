@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from app.api.tenant_events import TENANT_EVENTS
+from app.api.tenant_events import FIRST_POLL_S, TENANT_EVENTS
 from app.config import ApiConfig
 from app.streams.feeds import MOST_KEPT_BYTES
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock
 from storage.jobs.feed import JobFeed
 from storage.jobs.record import JobRecord
@@ -107,6 +108,20 @@ async def test_the_cost_does_not_depend_on_the_streams(clock: ManualClock) -> No
                 together = objects.requests - before
     assert alone["GET"] == together["GET"] == 0
     assert together["LIST"] <= alone["LIST"] + 6  # two polls more in the same time, on a machine that is less busy
+
+
+async def test_a_stream_of_a_hanging_bucket_has_its_longest_duration(clock: ManualClock) -> None:
+    """A stream whose tenant's index cannot be read ends, without an event, when its longest duration is over."""
+
+    class Hanging(MemoryObjectStore):
+        async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    config = CONFIG.model_copy(update={"max_stream_s": 0.1})
+    async with running_api(Hanging(clock), clock, config) as api:
+        answer = await api.client.get("/v1/events", timeout=FIRST_POLL_S / 2)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 async def test_a_poll_costs_its_changes(clock: ManualClock) -> None:
