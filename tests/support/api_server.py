@@ -32,6 +32,8 @@ from storage.stores import Stores
 from tests.support.plain_http import NO_TLS
 
 KEY = "test-key"
+SETTINGS = Settings(bucket="tests")
+"""Immutable, and made once, because a thousand tests would spend 4 ms on it."""
 STOP_S = 1.0
 """The time that an open request gets to end when its test is over."""
 BLUE: dict[str, Any] = {
@@ -110,7 +112,7 @@ async def running_api(
     settings: Settings | None = None,
     fetcher: Fetcher | None = None,
 ) -> AsyncIterator[Api]:
-    signal, settings = MemorySignal(), settings or Settings(bucket="tests")
+    signal, settings = MemorySignal(), settings or SETTINGS
     stores = make_stores(settings, objects, signal, clock)
     services = replace(
         api_services(settings, stores, launcher or MemoryLauncher()),
