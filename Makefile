@@ -69,7 +69,7 @@ compare: setup ## Your ComfyUI and this project on each graph of a folder: make 
 		$(if $(COMFYUI_ARGS),--comfyui-args '$(COMFYUI_ARGS)') $(if $(BASE),--base $(BASE)) $(if $(REPORT),--report $(REPORT)) \
 		$(if $(LIMIT_S),--limit-s $(LIMIT_S))
 
-compare-editor: setup ## Editor files converted by us and by ComfyUI's frontend (needs playwright, Chromium): make compare-editor OBJECT_INFO=FILE EXPECTED=FOLDER
+compare-editor: setup ## Editor files converted by us and by ComfyUI's frontend (needs playwright, Chromium): make compare-editor OBJECT_INFO=FILE EXPECTED=FOLDER, or FILES=FOLDER CUSTOM_NODES=FOLDER
 	$(BIN)/python -m tests.compare_editor $(if $(OBJECT_INFO),--object-info $(OBJECT_INFO)) $(if $(EXPECTED),--expected $(EXPECTED)) \
 		$(if $(CHROMIUM),--chromium $(CHROMIUM)) $(if $(RECORD),--record) \
 		$(if $(FILES),--files $(FILES)) $(if $(CUSTOM_NODES),--custom-nodes $(CUSTOM_NODES))

@@ -25,6 +25,7 @@ _READY = "least => window.app?.graph && Object.keys(window.LiteGraph?.registered
 _STEADY = "() => { Math.random = () => 0 }"
 _CONVERT = """async (workflow) => {
   await app.loadGraphData(workflow, true, false, null, {});
+  await new Promise(requestAnimationFrame);  // some packs add widgets when the next picture is drawn
   return JSON.stringify((await app.graphToPrompt()).output);
 }"""
 _STATUS = {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "compare"}}
