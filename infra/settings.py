@@ -104,7 +104,11 @@ class Settings(BaseSettings, ApiOptions):
     )
     fetching_requests: Count = Field(16, description="requests for which one API process fetches URLs at once")
     fetching_requests_of_tenant: Count = Field(4, description="of these, requests of one tenant")
-    fetches_of_host: Count = Field(4, description="URLs of one host that an API process fetches at once")
+    fetches_of_host: Count = Field(
+        8,
+        description="URLs of one host that an API process fetches at once; more than `fetching_requests_of_tenant`, so "
+        "that one tenant does not take all of them",
+    )
     max_media_checks: Count | None = Field(
         None, description="files that one process examines at once; unset means one for each CPU core, at most 4"
     )

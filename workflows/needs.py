@@ -24,6 +24,8 @@ MOST_MODELS = 1_000
 """Model files of one workflow that are listed."""
 MOST_VERSIONS = 20
 """Versions of one pack that are listed: nodes of one file may be of different ones."""
+MOST_CLASSES = 5
+"""Classes of nodes that are listed for one model."""
 LONGEST_NAME = 500
 """Characters of a name or URL that is listed; longer ones are ignored."""
 DEEPEST_VALUE = 4
@@ -57,7 +59,8 @@ class Pack:
 class NeededModel:
     """A model file, as a loader's input names it. `folder` is ComfyUI's name for its kind, if it is known.
 
-    `url` and `sha256` are those that the workflow names, unchecked. `classes` are the classes of the nodes with it.
+    `url` and `sha256` are those that the workflow names, unchecked. `classes` are classes of the nodes with it, at most
+    `MOST_CLASSES`.
     """
 
     file: str
@@ -111,7 +114,7 @@ def needed_models(document: object, nodes: list[UsedNode]) -> list[NeededModel]:
     used: dict[str, set[str]] = {}
     for node in nodes:
         for name in _model_names(node.values):
-            used.setdefault(name, set()).add(node.kind)
+            _add_class(used.setdefault(name, set()), node.kind)
     for name in _promoted_names(document):
         used.setdefault(name, set())
     named = _sources(nodes)
@@ -147,8 +150,14 @@ def _sources(nodes: list[UsedNode]) -> dict[tuple[str, str], NeededModel]:
             if file is not None and len(found) < MOST_MODELS:
                 needed = NeededModel(file.replace("\\", "/"), folder, url, _sha256(entry))
                 model = found.setdefault((folder or "", needed.file), needed)
-                model.classes.add(node.kind)
+                _add_class(model.classes, node.kind)
     return found
+
+
+def _add_class(classes: set[str], kind: str) -> None:
+    # A thousand models may each be named by a thousand classes.
+    if len(classes) < MOST_CLASSES:
+        classes.add(kind[:LONGEST_NAME])
 
 
 def _sha256(entry: Mapping[str, Any]) -> str | None:

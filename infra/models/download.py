@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ TIMEOUT_S = 60.0
 """Timeout for an answer or a piece of its body. The whole download has none."""
 TRIES = 6
 MAX_REDIRECTS = 5
+_ETAG = re.compile(r'"[!#-~]{1,200}"')
+"""A strong entity tag of RFC 9110: only such a tag may stand in If-Range."""
 LONGEST_LENGTH = 20
 """Digits of a content-length that is believed."""
 
@@ -103,13 +106,15 @@ class Downloader:
             file.seek(have)
             file.truncate()
             # Before the bytes, so that no later try continues them with other content.
-            etag_file.write_text(answer.headers.get("etag", ""))
+            etag_file.write_text(_etag(answer))
             _check_size(model, answer, have)
             for chunk in answer.iter_raw():  # undecoded: the hash and the range count these bytes
                 file.write(chunk)
                 digest.update(chunk)
                 have += len(chunk)
                 on_bytes(have)
+                if model.size_bytes is not None and have > model.size_bytes:  # its length was not stated
+                    raise ModelRefused(f"{model.name}: the source sends more than {model.size_bytes} bytes")
             revision = answer.headers.get("x-repo-commit") or _first(answer).headers.get("x-repo-commit")
         file.flush()
         # The caller renames the file next, and later syncs trust its name and size.
@@ -182,6 +187,12 @@ def _check_status(model: Model, answer: httpx.Response) -> None:
             "COMFYUI_MODAL_HUGGINGFACE_TOKEN"
         )
     raise ModelRefused(f"{model.name}: the source answered {status} for {answer.request.url.copy_with(query=None)}")
+
+
+def _etag(answer: httpx.Response) -> str:
+    """Return the entity tag, or an empty text for one that could not be sent back."""
+    etag: str = answer.headers.get("etag", "")
+    return etag if _ETAG.fullmatch(etag) else ""
 
 
 def _goes_on(answer: httpx.Response, have: int) -> bool:

@@ -73,9 +73,12 @@ class Meter:
 
 
 class FetchPlaces:
-    """The slots of one API process: concurrent fetches in total, per tenant and per host."""
+    """The slots of one API process: concurrent fetches in total, per tenant and per host.
 
-    def __init__(self, *, requests: int = 16, of_tenant: int = 4, of_host: int = 4) -> None:
+    A request fetches one URL at a time. With `of_host` above `of_tenant`, no tenant takes all slots of a host.
+    """
+
+    def __init__(self, *, requests: int = 16, of_tenant: int = 4, of_host: int = 8) -> None:
         self.requests = FairSlots(requests, each=of_tenant, max_waiting=MAX_WAITING, wait_s=WAIT_S)
         self.hosts = FairSlots(requests, each=of_host)
 

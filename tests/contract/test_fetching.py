@@ -207,6 +207,17 @@ async def test_concurrent_fetches_from_a_host_are_limited(site: Site, clock: Man
         assert site.most_held == 1
 
 
+async def test_one_tenant_does_not_take_all_places_of_a_host(site: Site, clock: ManualClock) -> None:
+    """With the default settings, another tenant fetches from a host that all requests of one tenant wait for."""
+    async with fetching_api(site, clock) as api, await api.client_of("other") as other:
+        busy = [asyncio.create_task(submit(api.client, document(site, "held"))) for _ in range(6)]
+        for _ in range(Settings(bucket="tests").fetching_requests_of_tenant):
+            await site.holding.acquire()
+        assert await submit(other, document(site, "a")) == (202, None)
+        site.go.set()
+        assert await gather(*busy) == [(202, None)] * 6
+
+
 @pytest.mark.parametrize(
     "fields",
     ["content-length: 9999999999", "transfer-encoding: chunked\r\ncontent-encoding: gzip"],

@@ -103,6 +103,22 @@ def test_changed_content_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
     assert synced(tmp_path, hub).sha256 == hashlib.sha256(BODY[::-1]).hexdigest()
 
 
+@pytest.mark.parametrize("etag", ["é", '"é"', 'W/"a"', '"' + "a" * 999 + '"', ""])
+def test_an_etag_that_cannot_be_sent_back_is_not_kept(etag: str, hub: Hub, tmp_path: Path) -> None:
+    """A download whose entity tag is weak, long or no tag starts again after an interruption."""
+    hub.etags[PATH], hub.scripts[PATH] = etag, [0]
+    assert synced(tmp_path, hub).sha256 == SHA
+    assert "if-range" not in hub.requests[-1][1]
+
+
+def test_a_source_that_sends_more_than_it_stated_is_refused(hub: Hub, tmp_path: Path) -> None:
+    """A body without a stated length ends at the size that the manifest says, and nothing is installed."""
+    hub.states_length = False
+    found = synced(tmp_path, hub, size_bytes=len(BODY) - 1)
+    assert (found.state, "sends more than" in found.detail) == ("failed", True)
+    assert not (tmp_path / "vae" / "wan.safetensors").exists()
+
+
 def test_a_server_without_ranges_is_supported(hub: Hub, tmp_path: Path) -> None:
     """A download from a server without ranges starts again after each interruption."""
     hub.takes_ranges = False

@@ -22,6 +22,7 @@ class Hub:
     elsewhere: dict[str, str] = field(default_factory=dict)
     """Redirects to another host, by path."""
     takes_ranges: bool = True
+    states_length: bool = True
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
     """While this is unset, every body stops half way."""
@@ -50,7 +51,8 @@ class Hub:
         if begin >= len(content):
             return web.Response(status=416)
         answer = web.StreamResponse(status=206 if begin else 200, headers={"etag": etag, "x-repo-commit": COMMIT})
-        answer.content_length = len(content) - begin
+        if self.states_length:
+            answer.content_length = len(content) - begin
         if begin:
             answer.headers["content-range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
         await answer.prepare(request)

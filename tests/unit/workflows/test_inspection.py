@@ -12,7 +12,7 @@ from workflows.catalogue import Catalogue
 from workflows.errors import NotAWorkflow, WorkflowError
 from workflows.inspection import Inspection, inspect
 from workflows.inventory import models_of
-from workflows.needs import MOST_MODELS, UsedNode, needed_models
+from workflows.needs import MOST_CLASSES, MOST_MODELS, UsedNode, needed_models
 
 Json = dict[str, Any]
 URL = "https://huggingface.co/team/models/resolve/main/vae/a.safetensors"
@@ -88,6 +88,14 @@ def test_models_that_many_notes_and_values_name_are_listed_up_to_a_limit() -> No
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_model_of_many_classes_lists_a_few() -> None:
+    """A thousand models that a thousand classes name do not make a million names in the answer."""
+    noted = [{"name": "a.safetensors", "directory": f"folder{number}"} for number in range(100)]
+    nodes = [UsedNode(f"Class{number}", ["a.safetensors"], {"models": noted}) for number in range(100)]
+    models = needed_models({}, nodes)
+    assert (len(models), {len(model.classes) for model in models}) == (100, {MOST_CLASSES})
 
 
 def test_packs_are_named_as_the_editor_noted() -> None:
