@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
 from pydantic import BaseModel
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.auth import READ, Doorkeeper, Principal
@@ -108,5 +108,8 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Here and not in the route: a response that is never sent must not keep its place.
         async with aclosing(self._frames):
+            if scope["method"] == "HEAD":  # the server would discard the frames until the stream ends
+                await Response(headers=_HEADERS)(scope, receive, send)
+                return
             with self._streams.counted(self._principal), self._in_flight.paused(self._principal.tenant):
                 await super().__call__(scope, receive, send)

@@ -264,3 +264,11 @@ async def test_an_id_of_a_later_attempt_is_refused(memory_api: Api) -> None:
     answer = await memory_api.client.get(f"/v1/jobs/{job['job_id']}/events?since=9-none-")
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-parameter")
     assert "no attempt 9" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}/events", "/v1/events", "/api/v2/jobs/{}/events"])
+async def test_a_head_request_holds_no_stream(api: Api, path: str) -> None:
+    """HEAD on a stream is answered at once with its headers, while the job waits."""
+    job_id = (await submit(api))["job_id"]
+    answer = await asyncio.wait_for(api.client.head(path.format(job_id)), 10)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
