@@ -91,6 +91,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
     items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    # The longest file without waits: begun late, it alone would be left at the end.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/simulation/"))
 
 
 @pytest.fixture(scope="session")
