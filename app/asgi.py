@@ -30,6 +30,7 @@ from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
 from app.ui import pages
 from app.ui.guard import SessionMiddleware
+from app.ui.routing import MOST_PAGES
 from app.ui.sessions import Sessions
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
@@ -87,6 +88,7 @@ def create_app(services: Services) -> Starlette:
         BatchWatch(services.stores.batches, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
+        LargeBodies(MOST_PAGES),
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
         in_flight,
         TenantCount(config.max_long_polls, "wait for a job or batch already"),

@@ -110,7 +110,9 @@ class Settings(BaseSettings, ApiOptions):
         "that one tenant does not take all of them",
     )
     max_media_checks: Count | None = Field(
-        None, description="files that one process examines at once; unset means one for each CPU core, at most 4"
+        None,
+        description="files that one process examines at once, one tenant all but one of them; unset means one for each "
+        "CPU core, from 2 to 4",
     )
     max_waiting_media_checks: Count = Field(
         100, description="most files of one tenant that wait at one API process to be examined"

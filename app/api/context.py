@@ -50,6 +50,7 @@ class Context:
     batch_watch: BatchWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
+    pages: LargeBodies
     unfinished: TenantCount
     in_flight: TenantCount
     long_polls: TenantCount

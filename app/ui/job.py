@@ -173,7 +173,7 @@ def _drawing(stored: StoredJob, inputs: tuple[Input, ...], canvas: bytes | None)
 
 ROUTES = (
     page("/jobs/{job_id}", show, "show_job", holds_documents=True),
-    page("/jobs/{job_id}/logs", logs, "job_logs"),
+    page("/jobs/{job_id}/logs", logs, "job_logs", holds_documents=True),
     page("/jobs/{job_id}/deliveries", deliveries, "job_deliveries"),
     page("/jobs/{job_id}/workflow", workflow, "job_workflow", holds_documents=True),
     action("/jobs/{job_id}/deliveries/{event_id}/redeliver", redeliver, "redeliver"),

@@ -80,5 +80,5 @@ def _kind(output: OutputView) -> str:
 ROUTES = (
     page("/events", tenant_events.events, "events"),
     page("/jobs/{job_id}/events", job_events.events, "job_events"),
-    page("/jobs/{job_id}/live", show, "job_live"),
+    page("/jobs/{job_id}/live", show, "job_live", holds_documents=True),
 )

@@ -13,13 +13,16 @@ from app.ui.guard import CSRF_FIELD, ROOT, check_embedding, check_origin, check_
 from app.ui.pages import page_headers
 from app.ui.sessions import Session
 
+MOST_PAGES = 8
+"""Pages that one process makes at once of documents of several megabytes; one tenant gets half of them."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def page(path: str, handler: Handler, name: str, *, is_public: bool = False, holds_documents: bool = False) -> Route:
     """Return the route of a page. `path` is below the root of the pages.
 
-    `holds_documents` gives it one of the places for large documents, since it has a graph and its inputs in memory.
+    With `holds_documents` it waits for one of `MOST_PAGES` places: it holds outputs, a graph, inputs or a log.
     """
 
     async def respond(request: Request) -> Response:
@@ -28,7 +31,7 @@ def page(path: str, handler: Handler, name: str, *, is_public: bool = False, hol
             return _to_login(request)
         if not holds_documents:
             return await handler(request)
-        leave = await context_of(request).large_bodies.enter(tenant_of(request))
+        leave = await context_of(request).pages.enter(tenant_of(request))
         try:
             return await handler(request)
         finally:

@@ -35,9 +35,9 @@ _PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
 def default_probes() -> int:
-    """Return the default number of probes: one per CPU core of this process, at most 4."""
+    """Return the default number of probes: one per CPU core of this process, at least 2 and at most 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 4)
+    return max(2, min(cores, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,16 @@ class MediaLimits(BaseModel):
 class MediaCheck:
     """Checks files in one process and event loop.
 
-    Files wait for one of `probes` processes, fairly between tenants; `max_waiting` and `wait_s` limit the wait.
+    Files wait for one of `probes` processes, fairly between tenants and all but one of
+    them for one tenant; `max_waiting` and `wait_s` limit the wait.
     """
 
     def __init__(
         self, probes: int | None = None, *, max_waiting: int | None = None, wait_s: float | None = None
     ) -> None:
-        self._probes = FairSlots(probes or default_probes(), max_waiting=max_waiting, wait_s=wait_s)
+        total = probes or default_probes()
+        # A hostile file takes a probe for seconds, so one probe is left to other tenants.
+        self._probes = FairSlots(total, each=max(1, total - 1), max_waiting=max_waiting, wait_s=wait_s)
         self._headers = FairSlots(HEADERS_AT_ONCE)
 
     async def check(self, path: Path, limits: MediaLimits, *, tenant: str = "", data: bool = False) -> str:

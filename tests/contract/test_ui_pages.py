@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from app.config import ApiConfig
+from app.ui.routing import MOST_PAGES
 from storage import keys
 from storage.access.key_store import KeyScope
 from storage.bucket.memory import MemoryObjectStore
@@ -296,21 +297,20 @@ async def test_a_form_names_a_receiver(memory_api: Api) -> None:
 
 
 async def test_pages_with_documents_wait_for_a_place(clock: ManualClock) -> None:
-    """The page of a job, whose graph and inputs may have megabytes, takes a place for large requests;
-    the list of jobs does not.
-    """
-    config = ApiConfig(api_key=KEY, max_large_requests=2)
-    async with running_api(MemoryObjectStore(clock), clock, config) as api, logged_in(api) as browser:
+    """The pages of a job, whose record, graph and log may be large, wait for a place; the list of jobs does not."""
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api, logged_in(api) as browser:
         job_id = (await submit(api))["job_id"]
-        leave = await api.app.state.context.large_bodies.enter("default")
-        for path in (f"/ui/jobs/{job_id}", f"/ui/jobs/{job_id}/workflow", "/ui/try", "/ui/workflows/still"):
+        places = api.app.state.context.pages
+        held = [await places.enter("default") for _ in range(MOST_PAGES // 2)]
+        of_job = [f"/ui/jobs/{job_id}{part}" for part in ("", "/live", "/logs", "/workflow")]
+        for path in (*of_job, "/ui/try", "/ui/workflows/still"):
             page = asyncio.create_task(browser.get(path))
             assert (await browser.get("/ui/jobs")).status_code == 200
             await asyncio.wait({page}, timeout=0.05)
             assert not page.done(), path
-            leave()
+            held.pop()()
             assert (await page).status_code == 200
-            leave = await api.app.state.context.large_bodies.enter("default")
+            held.append(await places.enter("default"))
 
 
 async def test_forms_without_a_session_are_counted(clock: ManualClock) -> None:
