@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import context_of
-from app.auth import ADMIN, Principal
+from app.auth import ADMIN, KID_OF_SETTINGS, Principal
 from app.problems import Problem
 from app.ui.guard import is_https, session_cookies
 from app.ui.login import sessions_of
@@ -62,8 +62,9 @@ async def create(request: Request) -> Response:
             name=fields.get("name") or None,
             graphs=_graphs(fields.get("graphs", "")) if is_operator(principal) else None,
         )
-        holder = next((one for one in await _records(request) if one.kid == principal.kid), None)
-        if holder is not None:  # the key of the settings has no record and no end
+        # The key of the settings has no record and no end.
+        holder = None if principal.kid == KID_OF_SETTINGS else await context.stores.api_keys.live(principal.kid)
+        if holder is not None:
             record = _no_wider(record, holder)
     except ValidationError as error:
         first = error.errors()[0]

@@ -158,6 +158,8 @@ class _Span:
 _OPUS_FRAME = {**dict.fromkeys(range(12), (480, 960, 1920, 2880)), **dict.fromkeys(range(12, 16), (480, 960))}
 """Samples per frame at 48 kHz by a packet's mode (RFC 6716, table 2); the other modes have 120 to 960."""
 _MOST_OF_OPUS = 5760
+MOST_CHANNELS = 7
+"""Channels of a sound. PyAV 18 reads beyond the planes of a frame of 8, which ends an engine that loads the sound."""
 _BITS = re.compile(r"pcm_[a-z]+?(\d+)")
 
 
@@ -177,7 +179,7 @@ class Samples:
 
     def of(self, packet: Any) -> int:
         """Return a packet's samples of all channels, at least as many as the container declares."""
-        channels = max(1, self._context.channels)
+        channels = _checked(max(1, self._context.channels))
         by_time = round((packet.duration or 0) * float(packet.time_base) * self._rate)
         return int(max(by_time * channels, self._by_content(packet, channels)))
 
@@ -190,11 +192,17 @@ class Samples:
         from av import FFmpegError
 
         try:
-            return sum(frame.samples * frame.layout.nb_channels for frame in self._context.decode(packet))
+            return sum(frame.samples * _checked(frame.layout.nb_channels) for frame in self._context.decode(packet))
         except MemoryError:  # PyAV's is an FFmpegError as well
             raise
         except FFmpegError:  # a loader stops here, or skips the packet
             return 0
+
+
+def _checked(channels: int) -> int:
+    if channels > MOST_CHANNELS:
+        raise BadFile(f"a sound of {channels} channels, at most {MOST_CHANNELS} are allowed")
+    return channels
 
 
 def opus_samples(head: bytes) -> int:
