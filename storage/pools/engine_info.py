@@ -22,7 +22,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from storage import keys
-from storage.bucket.budget import background
+from storage.bucket.budget import background, within_budget
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
@@ -163,7 +163,9 @@ class EngineInfoStore:
             # outlives the request that began it.
             reading = self._reading[key] = background(self._refreshed(key))
             reading.add_done_callback(lambda _: self._reading.pop(key))
-        return await asyncio.shield(reading)
+        async with within_budget(key):
+            # Shielded: a request that ends early cancels its own wait, not the reading that others share.
+            return await asyncio.shield(reading)
 
     async def _refreshed(self, key: str) -> Published | None:
         try:

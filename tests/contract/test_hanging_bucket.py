@@ -14,6 +14,7 @@ from app.openapi import OPERATIONS
 from app.operations import Operation
 from infra.compose.stores import api_s3_config, s3_config
 from infra.settings import Settings
+from storage import keys
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock, SystemClock
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit
@@ -133,6 +134,16 @@ async def test_a_repeated_submission_acts_once_wherever_the_bucket_hung(deployme
 def _id(answer: httpx.Response) -> str:
     body = answer.json()
     return str(body.get("job_id") or body.get("batch_id") or body["upload_id"])
+
+
+async def test_a_shared_reading_that_hangs_is_part_of_the_budget(deployment: Deployment) -> None:
+    """Submissions that wait for one common reading of the engine's capabilities end in 503 within their budgets."""
+    deployment.proxy.held = keys.engine_info(keys.DEFAULT_POOL)
+    answers = await asyncio.gather(
+        *(_ask(deployment.api, "POST", "/v1/jobs", {"workflow": BLUE}) for _ in range(AT_ONCE))
+    )
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.json()["type"] for answer in answers} == {"/problems/storage-unavailable"}
 
 
 @AMPLE
