@@ -32,7 +32,7 @@ from workflows.editor.refusals import (
 from workflows.editor.text import FILE_NAME_CLASSES, Draw, dynamic_prompt, fill_placeholders
 from workflows.editor.widget_kinds import ABSENT, exported, literal
 from workflows.editor.widgets import CONTROL, Widget
-from workflows.errors import NotConvertible, WorkflowError
+from workflows.errors import WorkflowError
 from workflows.graph import LONGEST_NAME
 
 _SEARCH_NAME = "Node name for S&R"
@@ -191,11 +191,10 @@ class _Emitter:
         if found is None:
             raise KeyError(name)
         if widget not in found.widgets.values and (widget == CONTROL or found.node.kind in VIRTUAL):
-            raise NotConvertible(
-                f"{found.node.label}: the name of a file asks for its widget `{widget[:80]}`, which is not exported",
+            raise found.node.refusal(
+                found.id,
+                f"the name of a file asks for its widget `{widget[:80]}`, which is not exported",
                 reason="placeholder of a widget that is not exported",
-                pointer=found.node.pointer,
-                node_id=found.id,
                 hint="write the text itself into the name of the file",
             )
         value = found.widgets.values[widget].value

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workflows.errors import BadEditorFile, pointer
+from workflows.errors import BadEditorFile, NotConvertible, pointer
 from workflows.graph import LONGEST_NAME
 
 ALWAYS, NEVER, BYPASS = 0, 2, 4
@@ -69,6 +69,11 @@ class EditorNode:
         """How messages name the node."""
         named = f" “{self.title[:80]}”" if self.title and self.title != self.kind else ""
         return f"node {self.id[:80]}{named} ({self.kind[:80]})"
+
+    def refusal(self, placed_id: str, problem: str, *, reason: str, hint: str) -> NotConvertible:
+        """Return the error that says why this node cannot be converted. `placed_id` is its id in the graph."""
+        message = f"{self.label}: {problem}"
+        return NotConvertible(message, reason=reason, pointer=self.pointer, node_id=placed_id, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,11 +146,10 @@ class Flattener:
             if not 0 <= link.target_slot < len(slots) or slots[link.target_slot].link is not None:
                 continue
             if any(one.is_dynamic for one in target.about.inputs.values()):
-                raise NotConvertible(
-                    f"{target.node.label}: a link ends here, and none of the node's inputs names it",
+                raise target.node.refusal(
+                    target.id,
+                    "a link ends here, and none of the node's inputs names it",
                     reason="link that no input names",
-                    pointer=target.node.pointer,
-                    node_id=target.id,
                     hint="open and save the file in the editor, and check the links of this node",
                 )
             slots[link.target_slot] = replace(slots[link.target_slot], link=name)
@@ -216,12 +215,11 @@ class Flattener:
             if target is None:
                 continue
             if target.node.kind == REROUTE and target.node.id in index.from_node:
-                raise NotConvertible(
-                    f"{target.node.label}: it passes on the value of a PrimitiveNode, which the editor writes or not "
+                raise target.node.refusal(
+                    target.id,
+                    "it passes on the value of a PrimitiveNode, which the editor writes or not "
                     "depending on how the file was made",
                     reason="PrimitiveNode behind a Reroute",
-                    pointer=target.node.pointer,
-                    node_id=target.id,
                     hint="in the editor link the PrimitiveNode directly to the widget",
                 )
             widget = target.widgets.values.get(index.input_name(target.node.id, link))
@@ -283,11 +281,10 @@ class Flattener:
         found = self._indexes.of(placed.scope.graph).setter(name)
         if found is not None:
             return placed.scope.nodes[found]
-        raise NotConvertible(
-            f"{placed.node.label}: there is no SetNode with the name {str(name)[:80]!r}",
+        raise placed.node.refusal(
+            placed.id,
+            f"there is no SetNode with the name {str(name)[:80]!r}",
             reason="GetNode without a SetNode",
-            pointer=placed.node.pointer,
-            node_id=placed.id,
             hint="open the file in the editor and choose one of the names that a SetNode gives",
         )
 
@@ -312,11 +309,10 @@ class Flattener:
 def _refuse_replaced_text(placed: Placed, value: Any) -> None:
     """Raise `NotConvertible` if the PrimitiveNode fills in placeholders before it writes its text."""
     if placed.node.properties.get(_REPLACES) and isinstance(value, str) and value.count("%") > 1:
-        raise NotConvertible(
-            f"{placed.node.label}: it fills in placeholders of its text for each run",
+        raise placed.node.refusal(
+            placed.id,
+            "it fills in placeholders of its text for each run",
             reason="PrimitiveNode with placeholders",
-            pointer=placed.node.pointer,
-            node_id=placed.id,
             hint="write the text without placeholders, or export the workflow in API format",
         )
 

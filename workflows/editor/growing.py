@@ -11,7 +11,6 @@ from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.editor.document import EditorNode
 from workflows.editor.widget_kinds import AUTOGROW, DYNAMIC_COMBO, options_of
 from workflows.editor.widgets import Widgets, chosen_parts
-from workflows.errors import NotConvertible
 
 LINKS_OF_ONE_GROUP = 2
 """Links that a growing input may keep if no other one of the node is linked."""
@@ -25,11 +24,10 @@ def refuse_lost_links(node: EditorNode, node_id: str, about: NodeDeclaration, wi
         if combo.kind == DYNAMIC_COMBO and combo.name in widgets.values:
             links = dict(_links(node, combo, widgets))
             if links and not _keeps(node, combo, widgets.values[combo.name].value, links):
-                raise NotConvertible(
-                    f"{node.label}: the editor itself may lose or shift the links into {', '.join(sorted(links))}",
+                raise node.refusal(
+                    node_id,
+                    f"the editor itself may lose or shift the links into {', '.join(sorted(links))}",
                     reason="growing input inside a dynamic combo",
-                    pointer=node.pointer,
-                    node_id=node_id,
                     hint="export the workflow in API format and check these inputs",
                 )
 

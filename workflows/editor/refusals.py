@@ -36,11 +36,10 @@ def refuse_browser_input(node: EditorNode, node_id: str, about: NodeDeclaration)
         is_fetched = any(one.options.get(flag) for flag in ("remote", "remote_combo"))
         why = "the editor fetches the choices of this input" if is_fetched else _NEEDS_A_BROWSER.get(str(one.kind))
         if why is not None:
-            raise NotConvertible(
-                f"{node.label}: {why} (`{one.name}`), so its value is not in the file",
+            raise node.refusal(
+                node_id,
+                f"{why} (`{one.name}`), so its value is not in the file",
                 reason=f"value made in the browser ({'remote' if is_fetched else one.kind})",
-                pointer=node.pointer,
-                node_id=node_id,
                 hint="export the workflow in API format, or replace the node",
             )
 
@@ -49,11 +48,10 @@ def exported_view(node: EditorNode, node_id: str, widgets: Mapping[str, Any]) ->
     """Return the view of a 3D preview or saver. `widgets` are the values of its widgets."""
     view = viewer.view(node.properties, widgets.get("width"), widgets.get("height"))
     if view is None:
-        raise NotConvertible(
-            f"{node.label}: its width, height and camera do not give a view",
+        raise node.refusal(
+            node_id,
+            "its width, height and camera do not give a view",
             reason="3D view that cannot be calculated",
-            pointer=node.pointer,
-            node_id=node_id,
             hint="set width and height of the node to numbers above 0",
         )
     return view
@@ -65,11 +63,10 @@ def refuse_unknown_choice(node: EditorNode, node_id: str, one: InputDeclaration,
     The editor removes the inputs of such an option, and the links into them may arrive at another input.
     """
     if any(slot.link is not None and slot.name.startswith(f"{one.name}.") for slot in node.inputs):
-        raise NotConvertible(
-            f"{node.label}: {unknown_choice(one, value)}, and inputs of this option are linked",
+        raise node.refusal(
+            node_id,
+            f"{unknown_choice(one, value)}, and inputs of this option are linked",
             reason="links into an unknown option",
-            pointer=node.pointer,
-            node_id=node_id,
             hint="install the version that the workflow was made with, or choose another option in the editor",
         )
 
@@ -82,11 +79,10 @@ def unknown_choice(one: InputDeclaration, value: Any) -> str:
 def refuse_use_everywhere(node: EditorNode, node_id: str) -> None:
     """Raise `NotConvertible` for a node that makes links by rules, whether its class is installed or not."""
     if node.kind.startswith(_USE_EVERYWHERE):
-        raise NotConvertible(
-            f"{node.label} makes links by rules that only the Use Everywhere pack knows",
+        raise node.refusal(
+            node_id,
+            "it makes links by rules that only the Use Everywhere pack knows",
             reason="Use Everywhere",
-            pointer=node.pointer,
-            node_id=node_id,
             hint="in the editor convert these links to real ones (right click → Convert all UEs to real links)",
         )
 
@@ -94,12 +90,12 @@ def refuse_use_everywhere(node: EditorNode, node_id: str) -> None:
 def missing_class(node: EditorNode, node_id: str) -> NotConvertible:
     """Return the error for a node whose class object_info lacks."""
     if node.kind.startswith(("workflow>", "workflow/")):
-        reason, what = "group node", "is a group node, which newer editors have replaced by subgraphs"
+        reason, what = "group node", "it is a group node, which newer editors have replaced by subgraphs"
         hint = "open and save the file in a current editor, which turns group nodes into subgraphs"
     else:
-        reason, what = "class not installed", "is of a class that is not installed"
+        reason, what = "class not installed", "it is of a class that is not installed"
         hint = "install the custom node that provides it, or remove the node"
-    return NotConvertible(f"{node.label} {what}", reason=reason, pointer=node.pointer, node_id=node_id, hint=hint)
+    return node.refusal(node_id, what, reason=reason, hint=hint)
 
 
 def refuse_foreign_values(node: EditorNode, node_id: str, about: NodeDeclaration, widgets: Widgets) -> None:
@@ -111,11 +107,10 @@ def refuse_foreign_values(node: EditorNode, node_id: str, about: NodeDeclaration
     """
     problem = "" if widgets.is_whole else _foreign(node, about, widgets)
     if problem:
-        raise NotConvertible(
-            f"{node.label}: {problem}, so they cannot be assigned to its inputs without the pack's JavaScript",
+        raise node.refusal(
+            node_id,
+            f"{problem}, so they cannot be assigned to its inputs without the pack's JavaScript",
             reason="values that only the pack's JavaScript can read",
-            pointer=node.pointer,
-            node_id=node_id,
             hint="save the file again with the versions that are installed here, or export it in API format",
         )
 
