@@ -7,22 +7,20 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import answer, body_of, check_is_json, context_of, json_body
-from app.config import ApiConfig
-from app.fields import RequestBody, ResponseBody
+from app.api.context import answer, context_of
+from app.api.workflow_body import WorkflowRequest, workflow_body
+from app.fields import ResponseBody
 from app.heavy import off_loop
 from app.operations import BODY_PROBLEMS, Operation
 from app.problems import Problem, of_workflow
-from app.submission.foreign import job_form, relocated
-from app.submission.preparation import check_nodes, parsed
-from storage.keys import DEFAULT_POOL
+from app.submission.preparation import check_nodes
 from workflows.catalogue import Catalogue
 from workflows.editor import Note, convert, placed_nodes, proposed_inputs, unknown_nodes, unknown_notes
 from workflows.errors import UiFormat, WorkflowError
 from workflows.graph import is_editor_file
 
 
-class ConversionRequest(RequestBody):
+class ConversionRequest(WorkflowRequest):
     """A file of ComfyUI's editor."""
 
     workflow: Any = Field(description="what the editor saves; a graph in API format is returned as it is")
@@ -57,24 +55,11 @@ class Converted(ResponseBody):
 
 async def submit(request: Request) -> Response:
     context = context_of(request)
-    check_is_json(request)
-    with body_of(request) as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
-        form = await body.aside(job_form, document)
-        with relocated(form.moves):
-            wanted = parsed(ConversionRequest, form.document)
-            catalogue = await context.stores.engine_info.catalogue(known_pool(context.config, wanted.gpu))
-            most = context.config.max_nodes
-            # Off the loop whatever the size of the body: a small file may make a large graph.
-            return await off_loop(lambda: answer(converted(wanted.workflow, catalogue, most)))
-
-
-def known_pool(config: ApiConfig, gpu: str | None) -> str:
-    """Return the pool that a request names, the default one without a name. Raises `Problem`."""
-    pool = gpu or DEFAULT_POOL
-    if pool != DEFAULT_POOL and pool not in config.gpu_pools:
-        raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
-    return pool
+    async with workflow_body(request, ConversionRequest) as (wanted, pool):
+        catalogue = await context.stores.engine_info.catalogue(pool)
+        most = context.config.max_nodes
+        # Off the loop whatever the size of the body: a small file may make a large graph.
+        return await off_loop(lambda: answer(converted(wanted.workflow, catalogue, most)))
 
 
 def converted(document: Any, catalogue: Catalogue, most_nodes: int) -> Converted:

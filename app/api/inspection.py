@@ -6,14 +6,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import answer, body_of, check_is_json, context_of, json_body
-from app.api.conversion import known_pool
-from app.fields import RequestBody, ResponseBody
+from app.api.context import answer, context_of
+from app.api.workflow_body import WorkflowRequest, workflow_body
+from app.fields import ResponseBody
 from app.heavy import off_loop
 from app.operations import BODY_PROBLEMS, WORKFLOW, Operation
 from app.problems import of_workflow
-from app.submission.foreign import job_form, relocated
-from app.submission.preparation import check_nodes, parsed
+from app.submission.preparation import check_nodes
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import placed_nodes
@@ -24,7 +23,7 @@ from workflows.manifest import InputType
 from workflows.proposals import ProposedInput, Source
 
 
-class InspectionRequest(RequestBody):
+class InspectionRequest(WorkflowRequest):
     """A workflow of any form that POST /v1/jobs takes."""
 
     workflow: Any = Field(description="what ComfyUI's editor saves, or a graph in API format")
@@ -99,19 +98,13 @@ class Inspected(ResponseBody):
 
 async def submit(request: Request) -> Response:
     context = context_of(request)
-    check_is_json(request)
-    with body_of(request) as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
-        form = await body.aside(job_form, document)
-        with relocated(form.moves):
-            wanted = parsed(InspectionRequest, form.document)
-            pool = known_pool(context.config, wanted.gpu)
-            engine_info = context.stores.engine_info
-            catalogue, published = await engine_info.catalogue(pool), await engine_info.published(pool)
-            are_known = published is not None and published.files_are_known(context.stores.clock.now())
-            # Off the loop whatever the size of the body: listing an engine's models may take a second the first time.
-            most, files = context.config.max_nodes, published if are_known else None
-            return await off_loop(lambda: answer(_inspected(wanted.workflow, catalogue, files, most)))
+    async with workflow_body(request, InspectionRequest) as (wanted, pool):
+        engine_info = context.stores.engine_info
+        catalogue, published = await engine_info.catalogue(pool), await engine_info.published(pool)
+        are_known = published is not None and published.files_are_known(context.stores.clock.now())
+        # Off the loop whatever the size of the body: listing an engine's models may take a second the first time.
+        most, files = context.config.max_nodes, published if are_known else None
+        return await off_loop(lambda: answer(_inspected(wanted.workflow, catalogue, files, most)))
 
 
 def _inspected(document: Any, catalogue: Catalogue, published: Published | None, most_nodes: int) -> Inspected:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.context import Context
-from app.api.conversion import ConversionNote, converted, known_pool
+from app.api.conversion import ConversionNote, converted
+from app.api.workflow_body import known_pool
 from app.api.workflows import WorkflowInput
 from app.auth import Principal
 from app.body import Body

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import Context, context_of, json_text, principal_of, tenant_of
-from app.api.conversion import known_pool
 from app.api.submissions import run_graph
+from app.api.workflow_body import known_pool
 from app.body import Body
 from app.heavy import off_loop
 from app.outcome import outcome_of
