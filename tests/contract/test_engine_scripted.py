@@ -4,6 +4,7 @@ import asyncio
 import json
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,22 @@ async def test_bare_nan_becomes_null() -> None:
         play.record({"1": json.loads(ui), "2": {"value": [float("inf")]}})
 
     assert (await completed(script)).outputs() == {"1": {"value": [None, None, 1]}, "2": {"value": [None]}}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"status": {"status_str": "success", "messages": 5}}, {"status": {"status_str": "success"}, "outputs": [1, 2]}],
+    ids=["messages", "outputs"],
+)
+async def test_an_entry_of_another_form_ends_the_prompt(entry: dict[str, Any]) -> None:
+    """Members of a history entry that are no list or object are read as empty ones."""
+
+    async def script(play: Play) -> None:
+        await play.say("executed", node="1", display_node="1", output=PICTURE)
+        await play.succeed({})
+        play.state.history[play.prompt_id] = entry
+
+    assert (await completed(script)).outputs() == {"1": PICTURE}
 
 
 async def test_a_blocked_branch_is_not_a_failure() -> None:

@@ -134,12 +134,12 @@ class HttpEngine:
             raise OutputFailed(f"the nodes' results have more than {most} MiB of text in all") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("status"), dict):
             return None
-        status, outputs = entry["status"], entry.get("outputs")
-        pairs = [pair for pair in status.get("messages") or () if isinstance(pair, list) and len(pair) == 2]
+        status, outputs = entry["status"], _mapping(entry.get("outputs"))
+        pairs = [pair for pair in _list(status.get("messages")) if isinstance(pair, list) and len(pair) == 2]
         return History(
             status_str=str(status.get("status_str")),
             completed=bool(status.get("completed")),
-            outputs={node: ui for node, ui in (outputs or {}).items() if is_id(node) and isinstance(ui, dict)},
+            outputs={node: ui for node, ui in outputs.items() if is_id(node) and isinstance(ui, dict)},
             messages=tuple(decode_pair(kind, data) for kind, data in pairs),
         )
 
@@ -192,7 +192,17 @@ class HttpEngine:
 
 def _ids(items: Any) -> frozenset[str]:
     """Return the prompt ids of queue items, which are [number, prompt_id, …]."""
-    return frozenset(item[1] for item in items or () if isinstance(item, list) and len(item) > 1)
+    found = (item[1] for item in _list(items) if isinstance(item, list) and len(item) > 1)
+    return frozenset(prompt_id for prompt_id in found if isinstance(prompt_id, str))
+
+
+def _list(value: Any) -> list[Any]:
+    """Return a member of an answer; a proxy in front of ComfyUI, or a node's code, may have put anything there."""
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 async def _messages(socket: ClientConnection) -> AsyncIterator[Message]:

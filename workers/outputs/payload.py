@@ -20,6 +20,9 @@ TEXT_KEY = "text"
 MAX_NAMES = 1_000
 """Maximum strings of a node's payload that are tried as file names. The others are values."""
 LONGEST_NAME = 4_096
+MAX_LEVELS = 100
+"""Levels of lists and objects in a value that is kept. Python's encoder fails at some hundreds."""
+TOO_DEEP = "left out: nested too deeply"
 _FLAGS_BESIDE_FILES = frozenset({"animated"})
 _FOLDERS = ("output", "temp", "input")
 _EMPTY: tuple[object, ...] = (None, "", [], {})
@@ -163,17 +166,20 @@ def strict_text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def strict_json(value: Any) -> Any:
+def strict_json(value: Any, levels: int = MAX_LEVELS) -> Any:
     """Replace NaN and infinities by null and make every string strict, so that no value prevents a record's write.
 
-    Python's JSON parser accepts bare NaN and lone surrogates, neither of which strict JSON allows.
+    Python's JSON parser accepts bare NaN and lone surrogates, neither of which strict JSON allows. Lists and objects
+    below so many levels are replaced by `TOO_DEEP`.
     """
     if isinstance(value, str):
         return strict_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {strict_text(str(key)): strict_json(item) for key, item in value.items()}
+        if not levels:
+            return TOO_DEEP
+        return {strict_text(str(key)): strict_json(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict_json(item) for item in value]
+        return [strict_json(item, levels - 1) for item in value] if levels else TOO_DEEP
     return value

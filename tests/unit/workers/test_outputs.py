@@ -11,7 +11,9 @@ from workers.comfy.engine import FileRef
 from workers.outputs.names import LONGEST_BYTES, DistinctNames, safe_filename, safe_folder
 from workers.outputs.payload import (
     LONGEST_NAME,
+    MAX_LEVELS,
     MAX_NAMES,
+    TOO_DEEP,
     InlineOutput,
     names_in,
     outputs_of,
@@ -145,6 +147,16 @@ def test_nan_and_lone_surrogates_are_replaced() -> None:
     """NaN, infinities and lone surrogates are replaced, because strict JSON cannot contain them."""
     assert strict_json({"a\ud800": [float("nan"), float("inf"), "b\udfff", 1.5]}) == {"a?": [None, None, "b?", 1.5]}
     assert strict_text("ok ü") == "ok ü"
+
+
+def test_values_that_are_nested_too_deeply_are_cut() -> None:
+    """Lists and objects of a node's result beyond the allowed levels are replaced by a text that says so."""
+    deep: Any = "bottom"
+    for level in range(900):
+        deep = [deep] if level % 2 else {"in": deep}
+    (output,) = outputs_of("7", {"tree": deep})
+    assert isinstance(output, InlineOutput)
+    assert (output.body.count(b"["), output.body.count(TOO_DEEP.encode())) == (MAX_LEVELS // 2, 1)
 
 
 @pytest.mark.parametrize(
