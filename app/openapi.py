@@ -134,12 +134,12 @@ _KEYS = (
 )
 
 
-def document() -> dict[str, Any]:
-    """Return the whole document as JSON values."""
-    models = sorted(_models().items(), key=lambda item: item[0].__name__)
+def document(groups: Sequence[Group] = GROUPS) -> dict[str, Any]:
+    """Return the document of these operations as JSON values."""
+    models = sorted(_models(groups).items(), key=lambda item: item[0].__name__)
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, Any] = {}
-    for group in GROUPS:
+    for group in groups:
         for operation in group.operations:
             paths.setdefault(operation.path, {})[operation.method] = _operation(operation, group.name)
     return {
@@ -150,7 +150,7 @@ def document() -> dict[str, Any]:
             "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "tags": [group.as_json() for group in GROUPS],
+        "tags": [group.as_json() for group in groups],
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
@@ -160,11 +160,11 @@ def document() -> dict[str, Any]:
     }
 
 
-def _models() -> dict[type[BaseModel], JsonSchemaMode]:
+def _models(groups: Sequence[Group]) -> dict[type[BaseModel], JsonSchemaMode]:
     """Return the models of the document, each with the direction in which it travels."""
     # A response always has its fields with defaults; a request, and a problem, may lack them.
     modes: dict[type[BaseModel], JsonSchemaMode] = {ProblemView: "validation"}
-    for operation in OPERATIONS:
+    for operation in (operation for group in groups for operation in group.operations):
         modes |= {model: "serialization" for _, model in operation.answers.values() if model is not None}
         modes |= dict.fromkeys(operation.events.values(), "serialization")
         if operation.request is not None:

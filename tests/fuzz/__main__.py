@@ -1,7 +1,6 @@
 """`make fuzz CASES=…` sends more generated requests than the test suite."""
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from tests.fuzz.api import Statuses, ask_everything
 from tests.fuzz.bodies import ask_bodies
 from tests.fuzz.numbers import ask_numbers
-from tests.fuzz.world import DOCUMENT, world
+from tests.fuzz.world import DOCUMENTS, world
 
 
 def main() -> int:
@@ -27,9 +26,11 @@ def main() -> int:
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(world(Path(folder))) as there,
     ):
-        document = json.loads(DOCUMENT.read_text())
-        disguised = [*ask_numbers(there, document), *ask_bodies(there, document)]
-        statuses = ask_everything(there, cases=options.cases, random_seed=options.seed)
+        disguised, statuses = list[str](), Statuses()
+        for name, document in DOCUMENTS.items():
+            disguised += [*ask_numbers(there, document), *ask_bodies(there, document)]
+            cases = options.cases * len(document["paths"]) // sum(len(one["paths"]) for one in DOCUMENTS.values())
+            statuses += ask_everything(there, name, cases=cases, random_seed=options.seed)
     sys.stdout.write(_table(statuses))
     if disguised:
         sys.stdout.write("\n".join(["taken, or answered by a 5xx:", *disguised, ""]))

@@ -1,4 +1,4 @@
-"""Numbers in unusual notations, for every number that an operation of docs/reference/openapi.json accepts.
+"""Numbers in unusual notations, for every number that a documented operation accepts.
 
 schemathesis draws numbers that fit JSON Schema, and so rarely writes one in a query with 5,000 digits, with leading
 zeros, or in another script. Each of these is sent to each parameter and field, one at a time.
@@ -33,6 +33,8 @@ _BODIES: dict[str, dict[str, Any]] = {
     "/v1/batches": {"workflow": BLUE, "input_sets": [[{"node": "1", "field": "color", "value": 1}]]},
     "/v1/uploads": {"size_bytes": 3, "content_type": "image/png"},
     "/v1/workflows/{name}/jobs": {"inputs": {}},
+    "/api/v2/jobs": {"workflow": BLUE},
+    "/api/v2/assets/from-hash": {"hash": "blake3:" + "0" * 64, "file_path": "cat.png"},
 }
 
 
