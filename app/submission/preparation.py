@@ -19,6 +19,7 @@ from app.submission.fetching import url_count
 from app.submission.input_files import FileIntake, LocalFile, PreparedFile, collides
 from app.submission.request import InputValue, JobOptions, JobRequest
 from storage.assets import Asset
+from storage.bucket.records import weight
 from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_POOL
@@ -46,7 +47,7 @@ LONG_IN_BATCHES: tuple[Place, ...] = (
 )
 
 MOST_IN_RECORD = 64 * 1024
-"""Bytes of inputs that a record holds; longer ones get an object of their own. Listing 200 jobs reads 200 records."""
+"""Weight of the inputs that a record holds; heavier ones get an object of their own. A list may read 1,000 records."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -378,4 +379,4 @@ def _beyond(where: str, detail: str) -> Problem:
 def _long_values(values: Sequence[Input]) -> bytes | None:
     """Return the values as JSON if they are too long for a record, or None."""
     written = to_json([value.model_dump() for value in values])
-    return written if len(written) > MOST_IN_RECORD else None
+    return written if weight(written) > MOST_IN_RECORD else None

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from storage import keys
 from storage.bucket.budget import current_owner
 from storage.bucket.objects import ObjectStore, all_keys
-from storage.bucket.records import commit, compare_and_swap, read_as
+from storage.bucket.records import commit, compare_and_swap, read_as, weight
 from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import AssetNotFound, JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
@@ -38,7 +38,7 @@ from storage.tombstone import Tombstone
 logger = logging.getLogger(__name__)
 
 LARGE_RECORD = 64 * 1024
-"""Bytes above which a record is parsed in turn: 1 MiB takes some 10 ms, in which the event loop does nothing else."""
+"""Weight above which a record is parsed in turn: 1 MiB takes some 10 ms, in which the event loop does nothing else."""
 
 Row = TypeVar("Row")
 Change = Callable[[JobRecord], JobRecord]
@@ -173,7 +173,7 @@ class JobStore:
 
     async def _parsed(self, key: str, body: bytes) -> JobRecord:
         """Parse a record. The event loop runs between two large ones, and tenants take turns."""
-        if len(body) <= LARGE_RECORD:
+        if weight(body) <= LARGE_RECORD:
             return read_as(JobRecord, key, body)
         # A thread would not help: the parser holds the GIL.
         async with self._parsing.slot(current_owner()):

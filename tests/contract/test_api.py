@@ -192,6 +192,14 @@ async def test_long_inputs_are_stored_outside_the_record(api: Api) -> None:
     assert not [key for key in await api.keys() if key.endswith("values.json")]
 
 
+async def test_inputs_of_many_lists_are_stored_outside_the_record(api: Api) -> None:
+    """Inputs with thousands of lists, which take long to parse for their length, are stored outside the record."""
+    given = [{"node": "2", "field": "filename_prefix", "value": {"__value__": [[]] * 3_000}}]
+    record = (await api.stores.jobs.read("default", (await submit(api, inputs=given))["job_id"])).record
+    assert record.inputs == ()
+    assert [one.model_dump() for one in await api.stores.jobs.inputs(record)] == given
+
+
 async def test_long_inputs_of_a_batch_are_stored_outside_its_records(api: Api) -> None:
     """Each job of a batch keeps its own long inputs outside its record."""
     sets = [[{"node": "2", "field": "filename_prefix", "value": letter * 100_000}] for letter in "ab"]

@@ -9,11 +9,13 @@ import pytest
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import WEIGHT_OF_PART
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUnavailable, TransitionRefused
 from storage.index_keys import QUEUE, list_prefix
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, queue_key, status_key
+from storage.jobs.models import Input
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import LARGE_RECORD, JobStore
@@ -377,7 +379,7 @@ async def test_a_failed_submission_is_removed(clock: ManualClock) -> None:
 
 
 async def test_the_event_loop_runs_between_large_records(jobs: JobStore, objects: ObjectStore) -> None:
-    """Large records that are read at the same time are parsed one in each turn of the event loop."""
+    """Records of many bytes or lists, read at the same time, are parsed one in each turn of the event loop."""
     turn = 0
 
     async def count_turns() -> None:
@@ -390,7 +392,9 @@ async def test_the_event_loop_runs_between_large_records(jobs: JobStore, objects
         await jobs.read("default", job_id)
         return turn
 
-    records = [with_metadata(a_job(), text="x" * LARGE_RECORD) for _ in range(8)]
+    many_lists = (Input(node="1", field="value", value=[[]] * (LARGE_RECORD // WEIGHT_OF_PART)),)
+    records = [with_metadata(a_job(), text="x" * LARGE_RECORD) for _ in range(4)]
+    records += [a_job(inputs=many_lists) for _ in range(4)]
     for record in records:
         await jobs.create(record, workflow=GRAPH)
     counter = asyncio.create_task(count_turns())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from storage.bucket.records import weight
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 from workflows.messages import LONGEST_TEXT, is_id
 from workflows.report import LONGEST_DEPENDENTS
@@ -14,7 +15,7 @@ LONGEST_MESSAGE = 2000
 MOST_NODES = 200
 """Maximum nodes of a graph whose errors a job's record keeps."""
 LONGEST_ERRORS = 256 * 1024
-"""Maximum characters of these errors as JSON, since each may repeat a value or the choices of an input."""
+"""Maximum weight of these errors as JSON, since each may repeat a value or the choices of an input."""
 RING = "dependency_cycle"
 
 
@@ -64,9 +65,9 @@ def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
             outputs.append(str(output))
         for reason in _listed(error, "errors")[:MOST_NODES]:
             if isinstance(reason, Mapping):
-                fits = len(json.dumps(reason, default=str)) <= errors_left
+                fits = _weight(reason) <= errors_left
                 kept = reason if fits else {"type": str(reason.get("type"))[:100]}
-                errors_left -= len(json.dumps(kept, default=str))
+                errors_left -= _weight(kept)
                 if errors_left < 0:
                     break
                 reasons.append(kept)
@@ -106,6 +107,10 @@ def _rings(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
         for node_id, warning in known.items()
         if node_id not in node_errors and any(error.get("type") == RING for error in warning["errors"])
     }
+
+
+def _weight(reason: Mapping[str, Any]) -> int:
+    return weight(json.dumps(reason, default=str).encode())
 
 
 def _class_of(error: object) -> str | None:

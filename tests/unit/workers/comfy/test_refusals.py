@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from storage.bucket.records import WEIGHT_OF_PART
 from workers.comfy.refusals import LONGEST_ERRORS, LONGEST_MESSAGE, bounded, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
 
@@ -60,13 +61,20 @@ def test_the_errors_in_a_record_are_bounded() -> None:
     """Node errors are shortened, since many bad nodes before many outputs, or long values, would make them huge."""
     outputs = [f"output {number} ".ljust(200, "x") for number in range(900)]
     long_error = MISSING | {"extra_info": {"received_value": "x" * LONGEST_ERRORS}}
+    lists_error: dict[str, Any] = MISSING | {
+        "extra_info": {"received_value": [[]] * (LONGEST_ERRORS // WEIGHT_OF_PART)}
+    }
     said = {
-        f"node {number}": {"errors": [MISSING, long_error], "dependent_outputs": outputs, "class_type": "ImageScale"}
+        f"node {number}": {
+            "errors": [MISSING, long_error, lists_error],
+            "dependent_outputs": outputs,
+            "class_type": "ImageScale",
+        }
         for number in range(900)
     }
     kept = bounded(said)
     assert len(json.dumps(kept)) < 512 * 1024
-    assert kept["node 0"]["errors"] == [MISSING, {"type": MISSING["type"]}]
+    assert kept["node 0"]["errors"] == [MISSING, *[{"type": MISSING["type"]}] * 2]
     assert kept["node 0"]["dependent_outputs"] == outputs[: len(kept["node 0"]["dependent_outputs"])] != []
     assert len(json.dumps(warnings_of(said, {}))) < 512 * 1024
     refused = refusal(400, {"error": FAILED, "node_errors": said})
