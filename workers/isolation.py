@@ -149,6 +149,7 @@ class Enclosure:
             "MPLCONFIGDIR": f"{cache}/matplotlib",
             "YOLO_CONFIG_DIR": f"{cache}/ultralytics",  # without it in /tmp if ~/.config does not exist yet
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",  # the home folder outlives an engine, and code in it must not run in the next one
         }
         return {"XDG_CACHE_HOME": f"{cache}/xdg", **given, **own}
 

@@ -13,6 +13,7 @@ from workers.comfy.files import PRIVATE, remove_stale_folders
 from workers.comfy.flags import default_flags
 from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
+from workers.trees import empty_tree
 
 MAX_UPLOAD_MB = 5 * 1024
 """Value of --max-upload-size, which also limits POST /prompt, whose graph may contain large texts."""
@@ -69,7 +70,10 @@ class EngineFolders:
         return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
-        """Create the folders, which are wiped before each job. Raises `EngineMisconfigured` for foreign files."""
+        """Create the folders for a start of the engine. They are wiped before each job.
+
+        Raises `EngineMisconfigured` for foreign files, `OSError` if a folder cannot be made or emptied.
+        """
         marker = self.parent / MARKER
         if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
             raise EngineMisconfigured(
@@ -80,6 +84,9 @@ class EngineFolders:
         marker.touch()
         for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
+        # Between jobs ComfyUI keeps files open in it. What code of an earlier engine left there, such as scripts that
+        # ComfyUI-Manager runs at the next start, ends with that engine.
+        empty_tree(self.user)
         self.private.mkdir(mode=0o700, exist_ok=True)
         remove_stale_folders(self.private)
         shutil.copytree(ENGINE_SIDE, self.engine_side, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))

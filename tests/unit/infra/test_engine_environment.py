@@ -38,3 +38,4 @@ def test_cache_folders_of_libraries_lie_in_the_engines_own_folder(tmp_path: Path
     environment = enclosure.environment({"PATH": "/bin"})
     own = [name for name, value in environment.items() if value.startswith(str(tmp_path))]
     assert {"HOME", "TMPDIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "YOLO_CONFIG_DIR"} <= set(own)
+    assert environment["PYTHONNOUSERSITE"] == "1"

@@ -24,3 +24,14 @@ def test_a_workers_own_folder_is_reused(tmp_path: Path) -> None:
     (folders.output / "old.png").write_bytes(b"x")
     folders.make()
     assert folders.input.is_dir()
+
+
+def test_what_an_earlier_engine_left_in_its_user_folder_ends_with_it(tmp_path: Path) -> None:
+    """A new start finds an empty user folder: scripts in it would run in every later engine."""
+    folders = EngineFolders(tmp_path / "new")
+    folders.make()
+    scripts = folders.user / "__manager" / "startup-scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "install-scripts.txt").write_text("anything")
+    folders.make()
+    assert list(folders.user.iterdir()) == []
