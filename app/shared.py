@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from app.problems import Problem
 from storage.bucket.budget import budget_of
+from storage.concurrency import retrieve
 from storage.fair_slots import FairSlots, NoSlot
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class SharedReads(Generic[T]):
         if task is None:
             # A task of its own, because it outlives the request that began it when that client disconnects.
             task = asyncio.create_task(self._run(tenant, key, read))
+            task.add_done_callback(retrieve)
             self._to_come[tenant, key] = task
         try:
             # Shielded: a client that disconnects cancels its own wait, not the read that others share.

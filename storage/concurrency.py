@@ -56,6 +56,12 @@ async def map_bounded(
     return await gather(*(bounded(item) for item in items))
 
 
+def retrieve(shared: asyncio.Task[Any]) -> None:
+    """Take note of a failure, as the callback of a task that all of its waiters may leave: asyncio would log it."""
+    if not shared.cancelled():
+        shared.exception()
+
+
 @asynccontextmanager
 async def in_background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run the coroutines until the block ends, and cancel them then. The failure of one is logged."""

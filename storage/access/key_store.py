@@ -23,7 +23,7 @@ from storage.bucket.budget import on_behalf_of, within_budget
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.bucket.records import Model, commit, compare_and_swap, new_nonce, read_as
 from storage.clock import Clock, expiring_cache
-from storage.concurrency import map_bounded
+from storage.concurrency import map_bounded, retrieve
 from storage.errors import KeyNotFound, LookupsBusy, ObjectNotFound, RecordUnreadable
 from storage.fair_slots import FairSlots, NoSlot
 from workflows.policy import GraphTrust
@@ -224,15 +224,11 @@ class ApiKeyStore:
             with on_behalf_of(FOUND_BEFORE if kid in self._found else ""):  # the task keeps this context
                 lookup = asyncio.create_task(self._look_up(kid))
             self._lookups[kid] = lookup
-            lookup.add_done_callback(lambda done: self._forget_lookup(kid, done))
+            lookup.add_done_callback(lambda _: self._lookups.pop(kid))
+            lookup.add_done_callback(retrieve)
         async with within_budget(f"key {kid}"):
             # Shielded: a client that disconnects cancels its own wait, not the lookup that others share.
             return await asyncio.shield(lookup)
-
-    def _forget_lookup(self, kid: str, lookup: "asyncio.Task[KeyRecord | None]") -> None:
-        del self._lookups[kid]
-        if not lookup.cancelled():
-            lookup.exception()  # retrieved, since asyncio would log it if every client had disconnected
 
     async def _look_up(self, kid: str) -> KeyRecord | None:
         if kid in self._found:

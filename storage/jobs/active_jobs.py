@@ -18,7 +18,7 @@ from cachetools import TTLCache
 from storage.bucket.budget import allow_more, background, on_behalf_of, within_budget
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
-from storage.concurrency import gather
+from storage.concurrency import gather, retrieve
 from storage.index_keys import ListEntry, list_prefix
 from storage.jobs.filters import JobFilter
 from storage.jobs.record import Status
@@ -91,6 +91,7 @@ class ActiveJobStore:
         if task is None:
             # A task of its own, because it outlives the request that began it when that client disconnects.
             task = self._to_come[tenant] = background(self._verify(tenant, at_most))
+            task.add_done_callback(retrieve)
         allow_more(2 * self._reading_s(tenant))
         async with within_budget("the count of active jobs"):
             return await asyncio.shield(task)

@@ -25,6 +25,7 @@ from storage import keys
 from storage.bucket.budget import background, within_budget
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
+from storage.concurrency import retrieve
 from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
 from workflows.catalogue import Catalogue
 from workflows.inventory import Model, models_of
@@ -163,6 +164,7 @@ class EngineInfoStore:
             # outlives the request that began it.
             reading = self._reading[key] = background(self._refreshed(key))
             reading.add_done_callback(lambda _: self._reading.pop(key))
+            reading.add_done_callback(retrieve)
         async with within_budget(key):
             # Shielded: a request that ends early cancels its own wait, not the reading that others share.
             return await asyncio.shield(reading)
