@@ -1,20 +1,23 @@
 """Bounds how long one tenant's requests compute in the event loop while others need it.
 
 Every step of a request in the event loop delays all other requests. Limits bound a step, but a few connections that
-repeat the most expensive one could still fill the loop. Therefore the time of each tenant's steps is added up. In an
-iteration of the loop a tenant makes steps for some milliseconds, and the others of that iteration follow in the next
-ones. While others are active too, its next requests begin when its share of the time allows it.
+repeat the most expensive one could still fill the loop. Therefore the time of each tenant's steps is added up, also
+those of the tasks that its requests start. In an iteration of the loop a tenant makes steps for some milliseconds, and
+the others of that iteration follow in the next ones. While others are active too, its next requests begin when its
+share of the time allows it.
 """
 
 import asyncio
+import contextvars
 import sys
 import time
-import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.fair_slots import FairSlots
+
+T = TypeVar("T")
 
 SHARE = 0.5
 """The part of the time that one tenant's requests may compute in the loop while others are active."""
@@ -101,25 +104,73 @@ class LoopShares:
         return self.now() - last < ACTIVE_S
 
 
-@types.coroutine
-def metered(shares: LoopShares, group: str, work: Awaitable[None]) -> Generator[Any, None, None]:
-    """Await `work`, charge each of its steps to the group, and put steps off that are too many for one iteration."""
-    steps, failure = work.__await__(), None
-    while True:
-        while failure is None and not shares.may_step(group):
-            try:
-                yield  # to the event loop, as asyncio.sleep(0) does
-            except BaseException as error:
-                failure = error
-        started = shares.now()
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose share pays for the steps of a task."""
+
+    shares: LoopShares
+    group: str
+
+
+_payer: contextvars.ContextVar[Payer | None] = contextvars.ContextVar("payer", default=None)
+
+
+class Metered(Coroutine[Any, None, T]):
+    """A coroutine each of whose steps is charged, and put off if the group made too many in this iteration."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], payer: Payer) -> None:
+        self._work = work
+        self._shares, self._group = payer.shares, payer.group
+
+    def send(self, value: None) -> Any:
+        if not self._shares.may_step(self._group):
+            return None  # to the event loop, as asyncio.sleep(0) does
+        return self._charged(self._work.send, value)
+
+    def throw(self, *failure: Any) -> Any:
+        return self._charged(self._work.throw, *failure)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self  # it has the methods of a generator that `await` uses
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)  # `cr_frame` and the like: anyio asks for them, and so do debuggers
+
+    def _charged(self, step: Callable[..., Any], *given: Any) -> Any:
+        started = self._shares.now()
         try:
-            awaited = steps.send(None) if failure is None else steps.throw(failure)
-        except StopIteration:
-            return
+            return step(*given)
         finally:
-            shares.charge(group, shares.now() - started)
-        failure = None
-        try:
-            yield awaited
-        except BaseException as error:  # a failure of what is awaited, or the cancellation of the request
-            failure = error
+            self._shares.charge(self._group, self._shares.now() - started)
+
+
+async def metered(shares: LoopShares, group: str, work: Awaitable[T]) -> T:
+    """Await `work` at the expense of the group, and so all tasks that it starts."""
+    loop, payer = asyncio.get_running_loop(), Payer(shares, group)
+    if _payer.get() == payer:  # uvicorn starts a pipelined request in the context of the one before
+        return await work
+    if loop.get_task_factory() is None:
+        loop.set_task_factory(_task)
+    token = _payer.set(payer)
+    try:
+        return await Metered(_awaited(work), payer)
+    finally:
+        _payer.reset(token)
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+    """Make a task at the expense of the request that starts it, if one does."""
+    payer = _payer.get()
+    if payer is not None and asyncio.iscoroutine(work):
+        work = Metered(work, payer)
+    return asyncio.Task(work, loop=loop, **options)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -154,6 +155,39 @@ async def test_an_iteration_of_the_loop_has_few_long_steps_of_one_tenant(shares:
     counting.cancel()
     assert sum(steps.values()) == 10
     assert max(steps.values()) == 1
+
+
+async def test_tasks_of_a_request_are_at_the_expense_of_its_tenant(shares: LoopShares, clock: FakeTime) -> None:
+    """The steps of tasks that a request starts, and of theirs, are charged and put off as its own are."""
+    iteration, steps = 0, Counter[int]()
+    charged: list[float] = []
+
+    async def count() -> None:
+        nonlocal iteration
+        while True:
+            iteration += 1
+            await asyncio.sleep(0)
+
+    async def step() -> None:
+        steps[iteration] += 1
+        clock.compute(2 * ITERATION_S)
+
+    async def request() -> None:
+        shares.note_arrival("other")
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(step)
+        await asyncio.gather(*(asyncio.create_task(step()) for _ in range(4)))
+        charged.append(clock.seconds)
+
+    counting = asyncio.create_task(count())
+    await _metered(shares, request())
+    counting.cancel()
+    assert (sum(steps.values()), max(steps.values())) == (8, 1)
+    assert charged == [pytest.approx(8 * 2 * ITERATION_S)]
+    shares.note_arrival("other")
+    await shares.turn("busy")
+    assert clock.seconds > charged[0]
 
 
 async def test_failures_and_cancellations_reach_the_request(shares: LoopShares, clock: FakeTime) -> None:
