@@ -56,8 +56,8 @@ class RequestLimits(MediaLimits):
     max_unfinished_requests: PositiveInt = Field(
         256, description="most requests of one tenant whose bodies have begun and not arrived at one API process"
     )
-    # More than `max_unfinished_requests`, so that slow bodies leave room. Bodies of up to 64 KiB, which no other limit
-    # counts once they have arrived, take at most 64 MiB of a tenant's.
+    # More than `max_unfinished_requests`, so that slow bodies leave room. Bodies of up to 64 KiB in memory, which no
+    # other limit counts once they have arrived, take at most 64 MiB of a tenant's.
     max_requests_in_flight: PositiveInt = Field(
         1_000,
         description="most requests of one tenant in flight at one API process; those that wait for jobs do not count",
@@ -85,13 +85,13 @@ class RequestLimits(MediaLimits):
     # This bounds the temporary files to 16 times `max_request_bytes`.
     max_receiving_requests: PositiveInt = Field(
         16,
-        description="most requests of more than 64 KiB that one API process receives at once; one tenant gets half "
-        "of them",
+        description="most requests of more than 64 KiB (in memory: text, and 64 bytes for each value) that one API "
+        "process receives and works on at once; one tenant gets half of them",
     )
     max_large_requests: PositiveInt = Field(
         4,
-        description="most requests of more than 1 MiB, files not counted, that one API process works on at once; one "
-        "tenant gets half of them",
+        description="most requests of more than 4 MiB in memory, files not counted, that one API process works on at "
+        "once; one tenant gets half of them",
     )
     max_nodes: PositiveInt = Field(2_000, description="most nodes of a workflow")
     max_inputs: NonNegativeInt = Field(1_000, description="most `inputs` of a job")

@@ -60,12 +60,16 @@ class JobOrAccepted(RootModel[JobView | JobAccepted]):
 
 
 async def submit(request: Request) -> Response:
+    return await accepted_answer(request, await _submitted(request))
+
+
+async def _submitted(request: Request) -> Accepted:
+    # In a function of its own, so that a response that waits for the job holds no parsed body in memory.
     context = context_of(request)
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
-        accepted = await run_graph(context, principal_of(request), document, body, identity_of(request, body))
-    return await accepted_answer(request, accepted)
+        return await run_graph(context, principal_of(request), document, body, identity_of(request, body))
 
 
 async def run_graph(context: Context, principal: Principal, document: Any, body: Body, identity: Identity) -> Accepted:

@@ -158,13 +158,17 @@ async def show(request: Request) -> Response:
 
 
 async def submit(request: Request) -> Response:
+    return await accepted_answer(request, await _submitted(request))
+
+
+async def _submitted(request: Request) -> Accepted:
+    # In a function of its own, so that a response that waits for the job holds no parsed body in memory.
     context, tenant = context_of(request), tenant_of(request)
     workflow = _found(context, request)
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_NAMED_JOBS)
-        accepted = await run_by_name(context, tenant, workflow, document, body, identity_of(request, body))
-    return await accepted_answer(request, accepted)
+        return await run_by_name(context, tenant, workflow, document, body, identity_of(request, body))
 
 
 async def run_by_name(

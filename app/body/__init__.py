@@ -6,7 +6,7 @@ file, and a short placeholder takes its place. The remaining document is small a
 Callers pass the places where they accept a placeholder to `restored`, which puts all other strings back.
 """
 
-from app.body._document import Body, Place, TextLimits
+from app.body._document import PARSED, Body, Place, TextLimits
 from app.body._scanner import (
     MAX_DEPTH,
     MAX_SMALL_JSON,
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_SMALL_JSON",
     "MAX_VALUES",
+    "PARSED",
     "SPOOL_THRESHOLD",
     "BadBase64",
     "BadText",

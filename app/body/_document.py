@@ -17,10 +17,14 @@ from app.body._scanner import PIECE, SPOOL_THRESHOLD, BodyTooLarge, Scanner, Tex
 from app.body._spooled import SpooledText, parsed_text
 from app.heavy import off_loop
 
-LIGHT = 1024 * 1024
-"""Larger documents, restored texts included, need a place in memory: see `app.body.large`."""
-QUICK = 16 * 1024
-"""Documents up to this size are processed on the event loop, in a few milliseconds; larger ones in a thread."""
+LIGHT = 4 * 1024 * 1024
+"""Documents that take more memory, restored texts included, need a place: see `app.body.large`."""
+QUICK = 128 * 1024
+"""Documents that take less memory are processed on the event loop, in a few milliseconds; others in a thread."""
+TEXT_IN_MEMORY = 1024 * 1024
+"""Bytes of a document's text that are in memory while it arrives."""
+PARSED = 8
+"""How much more memory a parsed graph takes than its text."""
 
 T = TypeVar("T")
 
@@ -82,7 +86,7 @@ class Body:
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
         """Parse the document, with placeholders for long strings. Raises ValueError for bad JSON, `BodyTooLarge`."""
-        with tempfile.SpooledTemporaryFile(LIGHT) as small:
+        with tempfile.SpooledTemporaryFile(TEXT_IN_MEMORY) as small:
             scanner = Scanner(small, self._new_spool)
             try:
                 async for piece in self._pieces(chunks, limit):
@@ -90,8 +94,10 @@ class Body:
                 scanner.finish()
             finally:
                 scanner.close()
-            # The place is taken before the document is read back into memory and parsed, which multiplies its size.
-            await self.hold(scanner.size)
+            # Places are taken before the document is read back into memory and parsed, which multiplies its size.
+            if scanner.weight > SPOOL_THRESHOLD:
+                await self.take_place()
+            await self.hold(scanner.weight)
             small.seek(0)
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
 
@@ -180,7 +186,7 @@ class Body:
         return document
 
     async def take_place(self) -> None:
-        """Wait for a place among the larger bodies that are received, before such a document is read from elsewhere."""
+        """Wait for a place among the larger bodies, for one that is to be received, read from elsewhere, or parsed."""
         if self._begin is not None:
             begin, self._begin = self._begin, None
             self.at_close(await begin())

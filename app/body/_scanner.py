@@ -35,6 +35,8 @@ MAX_SMALL_JSON = 4 * 1024 * 1024
 MAX_VALUES = 100_000
 """Commas, colons and opening brackets of a document. Each may become an object of dozens of bytes. A graph has some
 thousands, 1,000 input sets of 14 values have 98,000."""
+VALUE_BYTES = 64
+"""Memory of a value beside its text: a comma, a colon or a bracket stands for about as much of Python's objects."""
 MAX_DEPTH = 64
 """Nesting depth of a document. ComfyUI's documents are at most ten levels deep, and later code recurses over them."""
 MAX_DIGITS = 100
@@ -73,6 +75,11 @@ class Scanner:
         self._tail = b""
         self.size = 0
         self.has_large_exponent = False
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the document takes in memory once it is parsed, long strings not counted."""
+        return self.size + VALUE_BYTES * self._values
 
     def feed(self, piece: bytes) -> None:
         """Scan a piece of at most `PIECE` bytes. Raises ValueError or `BodyTooLarge`."""

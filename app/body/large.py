@@ -1,7 +1,7 @@
 """Bounds how many documents a process receives and holds in memory at once.
 
-A document is large above `LIGHT` bytes of structure and text. Files in it do not count, because they are on disk. One
-tenant gets at most half of the places.
+A document is large if it takes more than `LIGHT` bytes of memory once it is parsed. Files in it do not count, because
+they are on disk. One tenant gets at most half of the places.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
-from app.body import BadText, Body, Place, TextTooLong
+from app.body import PARSED, BadText, Body, Place, TextTooLong
 from app.faults import of_validation
 from app.heavy import off_loop
 from app.problems import Problem, of_report, of_workflow
@@ -193,7 +193,7 @@ class Preparation:
             catalogue = await self.catalogue(pool)
             if catalogue.is_known:
                 workflow = await off_loop(self._of_editor, document, catalogue, where)
-                await self._body.hold(len(workflow.document))  # a small body may make a large graph
+                await self._body.hold(PARSED * len(workflow.document))  # a small body may make a large graph
                 return workflow
         return await self._body.aside(PreparedWorkflow.of, document)
 

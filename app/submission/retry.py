@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import replace
 
-from app.body import Body
+from app.body import PARSED, Body
 from app.problems import Problem, of_workflow
 from app.services import Services
 from app.submission.input_files import HeldFile, LocalFile, PreparedFile
@@ -54,7 +54,7 @@ class Retry:
             self._options(record),
             map_bounded(record.input_files, self._file),
         )
-        await self._body.hold(len(document) + (LONG_VALUES if record.has_values else 0))
+        await self._body.hold(PARSED * len(document) + (LONG_VALUES if record.has_values else 0))
         # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
         preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
         await preparation.check(options, "")

@@ -61,16 +61,16 @@ async def _received(request: Request, held: ExitStack, *, is_public: bool) -> by
         if len(body) > SMALL_BYTES and not has_place:
             has_place = True
             held.callback(await context.receiving.enter(tenant_of(request)))
+    request.state.has_place = has_place
     return bytes(body)
 
 
 def form_body(request: Request) -> Body:
-    """Return the body of a request of the API that a form stands for.
-
-    It takes no place for receiving, because a large form has one already.
-    """
-    context = context_of(request)
-    return Body(partial(context.large_bodies.enter, tenant_of(request)), turn=context.scan_turn)
+    """Return the body of a request of the API that a form, which was read by `form_of`, stands for."""
+    context, tenant = context_of(request), tenant_of(request)
+    # A large form has its place for receiving already. With two of them its tenant's forms could wait for each other.
+    begin = None if request.state.has_place else partial(context.receiving.enter, tenant)
+    return Body(partial(context.large_bodies.enter, tenant), begin, context.scan_turn)
 
 
 def _parsed(body: bytes) -> Form:

@@ -1,6 +1,8 @@
 """`Prefer: wait` of submissions."""
 
 import asyncio
+import gc
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from tests.support.api_server import BLUE, KEY, Api, running_api, work
 from tests.support.records import OUTPUT
 
 pytestmark = pytest.mark.anyio
+
+MARK = "a mark"
 
 
 def submitted(api: Api, prefer: str, path: str = "/v1/jobs", **headers: str) -> "asyncio.Task[Any]":
@@ -96,3 +100,19 @@ async def test_a_named_workflow_waits_too(memory_api: Api) -> None:
     """The same preference serves the submission of a workflow by name."""
     answer = await submitted(memory_api, "wait=1", "/v1/workflows/words/jobs")
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=1")
+
+
+async def test_a_waiting_submission_holds_no_body_in_memory(memory_api: Api) -> None:
+    """While a submission waits for its job, the document that was parsed of its body is not in memory."""
+    # As text, because the document that a client encodes would be found as well.
+    body = '{"workflow": %s, "metadata": {"%s": "x"}}' % (json.dumps(BLUE), MARK)  # noqa: UP031  it has braces
+    headers = {"prefer": "wait=20", "content-type": "application/json"}
+    waiting = asyncio.create_task(memory_api.client.post("/v1/jobs", content=body, headers=headers))
+    await queued(memory_api)
+    await asyncio.sleep(0.05)
+    gc.collect()
+    holders = [one for one in gc.get_objects() if type(one) is dict and "workflow" in one and "metadata" in one]
+    found = [one for one in holders if isinstance(one["metadata"], dict) and MARK in one["metadata"]]
+    await work(memory_api, OUTPUT)
+    assert (await waiting).status_code == 200
+    assert found == []

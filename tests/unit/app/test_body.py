@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,22 @@ async def test_escaped_base64_is_decoded_in_bulk(escape: bytes, tmp_path: Path) 
             sys.setprofile(before)
     assert (tmp_path / "x").read_bytes() == base64.b64decode(plain)
     assert calls < 1_000
+
+
+@pytest.mark.parametrize(
+    ("document", "places"),
+    [({"text": "x" * 60_000}, 0), ([{"k": []}] * 1_000, 1), ([{"k": []}] * 20_000, 2)],
+    ids=["one text", "many values", "very many values"],
+)
+async def test_a_document_counts_with_the_memory_that_its_values_take(document: Any, places: int) -> None:
+    """A short document of many values takes the places of a large one, until its body is closed."""
+    held: list[str] = []
+
+    async def enter(place: str) -> Callable[[], None]:
+        held.append(place)
+        return lambda: held.remove(place)
+
+    with Body(partial(enter, "in memory"), partial(enter, "received")) as body:
+        await body.receive(in_pieces(json.dumps(document).encode(), 4096), limit=MIB)
+        assert held == ["received", "in memory"][:places]
+    assert held == []
