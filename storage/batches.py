@@ -74,14 +74,24 @@ class BatchStore:
         except PreconditionFailed:
             return await self._read(record.tenant, record.batch_id)
 
-    async def accept(self, draft: StoredBatch, jobs: Sequence[JobRecord]) -> StoredBatch:
-        """Open a batch whose jobs are all written, and publish them. Raises `BatchGone` if it was abandoned."""
-        opened = await self._change(draft, lambda record: record.moved("open"), within=PUBLISHED_WITHIN)
+    async def accept(self, draft: StoredBatch, jobs: Sequence[JobRecord]) -> tuple[StoredBatch, bool]:
+        """Open a batch whose jobs are all written, and publish them. Raises `BatchGone` if it was abandoned.
+
+        Returns the batch, and whether this call opened it: a concurrent repeat of the request may have done so.
+        """
+        is_first = True
+
+        def opening(record: BatchRecord) -> BatchRecord:
+            nonlocal is_first
+            is_first = not record.is_open
+            return record.moved("open")
+
+        opened = await self._change(draft, opening, within=PUBLISHED_WITHIN)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
         # The batch is accepted by now. If this process dies here, the timer's handler publishes the other jobs.
         await map_bounded(jobs, self._jobs.publish)
-        return await self._reconciled(opened)
+        return await self._reconciled(opened), is_first
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
         """Read an open batch. Raises `BatchNotFound`, for a draft too, or `BatchGone`."""

@@ -79,17 +79,21 @@ async def create_upload(
     context: Context, tenant: str, wanted: UploadRequest, claim: Claim | None = None
 ) -> UploadCreated:
     """Create an upload, or the one that `claim` names. Raises `Problem` where a quota is exceeded."""
+    quota = ByteQuota(context.services, tenant)
     # A replay is charged only if the first request ended before it created the upload.
-    if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant, claim.id):
+    is_charged = claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant, claim.id)
+    if is_charged:
         context.services.check_disk()
-        await ByteQuota(context.services, tenant).charge(wanted.size_bytes)
-    upload, signed = await context.stores.uploads.create(
+        await quota.charge(wanted.size_bytes)
+    upload, signed, is_new = await context.stores.uploads.create(
         tenant,
         size_bytes=wanted.size_bytes,
         content_type=wanted.content_type,
         filename=wanted.filename,
         upload_id=claim.id if claim else None,
     )
+    if is_charged and not is_new:  # a concurrent request with the same key created it, and was charged as well
+        await quota.give_back(wanted.size_bytes)
     return UploadCreated(
         upload_id=upload.upload_id,
         asset_id=upload.upload_id,

@@ -174,7 +174,7 @@ class BatchAcceptance:
         # Job ids derive from the batch id: a retry after a crash finds the jobs that were written already.
         job_ids = [member_id(batch_id, position) for position in range(len(prepared.jobs))]
         jobs = dict(zip(job_ids, prepared.jobs, strict=True))
-        async with self._quotas.admitted(jobs, prepared.webhook_url) as admission:
+        async with self._quotas.admitted(jobs, prepared.webhook_url, shared=prepared.shared) as admission:
             accepted = await self._make(prepared, identity, batch_id, job_ids)
             admission.is_used = not accepted.is_replay
             return accepted
@@ -204,7 +204,9 @@ class BatchAcceptance:
         # Jobs are invisible to workers until `accept` publishes them, so a crash here leaves no partial batch.
         numbered = list(enumerate(prepared.jobs))
         records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_files))
-        opened = await self._stores.batches.accept(draft, records)
+        opened, is_first = await self._stores.batches.accept(draft, records)
+        if not is_first:  # a concurrent request with the same key was
+            return AcceptedBatch(opened, is_replay=True)
         pools = Counter(record.pool for record in records)
         await map_bounded(pools, lambda pool: self._acceptance.request_workers(pool, pools[pool]))
         return AcceptedBatch(opened)

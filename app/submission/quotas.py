@@ -6,14 +6,14 @@ its quota is never refused. The byte quota is exact.
 """
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
-from app.submission.input_files import LocalFile
+from app.submission.input_files import LocalFile, PreparedFile
 from app.submission.preparation import PreparedJob
 from storage.errors import AssetNotFound, IdempotencyKeyReused
 from storage.jobs.active_jobs import ActiveJobs
@@ -40,19 +40,23 @@ class Quotas:
         self._bytes = ByteQuota(services, tenant)
 
     @asynccontextmanager
-    async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[Admission]:
+    async def admitted(
+        self, jobs: Mapping[str, PreparedJob], *receivers: str | None, shared: Collection[PreparedFile] = ()
+    ) -> AsyncIterator[Admission]:
         """Admit all of these new jobs, by id, or none. The caller writes the jobs inside this context.
 
-        `receivers` are webhook URLs in addition to those of the jobs.
+        `receivers` are webhook URLs in addition to those of the jobs. `shared` are files that are stored once for all.
         """
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
         self._services.check_disk()
         await self._admit_jobs(len(jobs))
         with self._stores.active_jobs.pending(self._tenant, jobs):
             # Within this context every count in this process includes the jobs, whether or not their keys exist yet.
-            # Jobs of a batch share files, and a set counts each file once. Fetched files were charged on arrival.
-            brought = {file for job in jobs.values() for file in (*job.pictures, *job.files)}
-            local = [file for file in brought if isinstance(file, LocalFile) and not file.is_charged]
+            # Every other file counts for each job that brings it, since each stores a copy. Fetched files were charged
+            # on arrival.
+            once = set(shared)
+            own = (file for job in jobs.values() for file in (*job.pictures, *job.files) if file not in once)
+            local = [file for file in (*once, *own) if isinstance(file, LocalFile) and not file.is_charged]
             size = sum(file.size_bytes for file in local)
             await self._bytes.charge(size)
             admission = Admission()

@@ -62,8 +62,11 @@ class UploadStore:
 
     async def create(
         self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None, upload_id: str | None = None
-    ) -> tuple[UploadRecord, SignedRequest]:
-        """Create an upload and presign its PUT. An existing upload of `upload_id` is presigned again."""
+    ) -> tuple[UploadRecord, SignedRequest, bool]:
+        """Create an upload and presign its PUT. An existing upload of `upload_id` is presigned again.
+
+        The flag is False for an upload that existed.
+        """
         now = self._clock.now()
         record = UploadRecord(
             tenant=tenant,
@@ -76,14 +79,16 @@ class UploadStore:
         )
         # The timer precedes the record, so that an upload that is never used is deleted.
         await self._objects.put(self._timer(record).key, b"")
+        is_new = True
         try:
             await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
         except PreconditionFailed:
+            is_new = False
             record = await self._read(tenant, record.upload_id)  # of an earlier request with this Idempotency-Key
         signed = self._objects.presign_put(
             record.key, expires_s=self._expires_s, size=size_bytes, content_type=content_type
         )
-        return record, signed
+        return record, signed, is_new
 
     async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
         """Return an upload whose bytes have arrived.

@@ -285,7 +285,7 @@ async def _sweep(shop: Shop, _: Path, __: Asset | None) -> None:
 async def test_outputs_and_uploads_are_assets(memory_shop: Shop) -> None:
     """An upload is an asset by its id, and an output by the id of its job, attempt and position."""
     shop, assets = memory_shop, memory_shop.stores.assets
-    upload, _ = await shop.stores.uploads.create("default", size_bytes=6, content_type="image/gif", filename="a.gif")
+    upload, _, _ = await shop.stores.uploads.create("default", size_bytes=6, content_type="image/gif", filename="a.gif")
     await shop.objects.put(upload.key, b"GIF89a")
     found = await assets.find("default", upload.upload_id)
     assert (found.kind, found.file_path, found.hash, found.key) == ("upload", "a.gif", None, upload.key)

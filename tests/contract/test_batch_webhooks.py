@@ -44,7 +44,8 @@ async def open_batch(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
         a_job(job_id=job_id, batch_id=BATCH_ID, is_batch_reported=True, created_at=now, retain_s=600) for job_id in ids
     ]
     stored = [await post.stores.jobs.create_unpublished(record, workflow=b"{}") for record in records]
-    return await post.stores.batches.accept(draft, [job.record for job in stored])
+    accepted, _ = await post.stores.batches.accept(draft, [job.record for job in stored])
+    return accepted
 
 
 async def cancel_jobs(post: Post, batch: StoredBatch) -> None:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from app.config import ApiConfig
 from infra.settings import Settings
+from storage import keys
 from storage.access.byte_ledger import ByteLedger
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
@@ -23,8 +24,15 @@ from storage.index_keys import ListEntry
 from storage.jobs.active_jobs import COUNT_LIFE
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, work
+from tests.support.records import OUTPUT
 
 pytestmark = pytest.mark.anyio
+
+LOADS_A_PICTURE = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+}
+A_PICTURE = {"name": "a.png", "data": base64.b64encode(PNG).decode()}
 
 
 @asynccontextmanager
@@ -216,13 +224,7 @@ async def test_the_bytes_of_a_tenant_per_day_are_limited(objects: ObjectStore, c
 
 async def test_files_in_a_request_are_charged(clock: ManualClock) -> None:
     """Files in a request are charged once each, even if many jobs of a batch use them."""
-
-    data = base64.b64encode(PNG).decode()
-    graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
-    }
-    document = {"workflow": graph, "media": [{"name": "a.png", "data": data}]}
+    document = {"workflow": LOADS_A_PICTURE, "media": [A_PICTURE]}
     async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
         assert (await api.client.post("/v1/jobs", json=document)).status_code == 202
         batch = document | {"input_sets": [[], [], []]}
@@ -230,6 +232,44 @@ async def test_files_in_a_request_are_charged(clock: ManualClock) -> None:
         refused = await api.client.post("/v1/jobs", json=document)
         assert refused.json()["type"] == "/problems/too-many-bytes"
         assert (await submit(api.client)).status_code == 202
+
+
+async def test_an_output_that_many_jobs_of_a_batch_copy_is_charged_for_each(clock: ManualClock) -> None:
+    """Each job of a batch that names an output is charged for its copy; files of the batch itself are stored once."""
+    async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=5 * len(PNG)) as api:
+        job_id = (await submit(api.client)).json()["job_id"]
+        key = keys.output("default", job_id, 1, 0, "x.png")
+        await api.objects.put(key, PNG)
+        await work(api, OUTPUT.model_copy(update={"key": key, "size_bytes": len(PNG)}))
+        (output,) = (await api.client.get(f"/v1/jobs/{job_id}")).json()["outputs"]
+        job = {"workflow": LOADS_A_PICTURE, "media": [{"name": "a.png", "asset_id": output["asset_id"]}]}
+        for batch, status in (
+            ({"jobs": [job] * 3}, 202),
+            (job | {"input_sets": [[]] * 9}, 202),
+            ({"jobs": [job] * 2}, 429),
+        ):
+            assert (await api.client.post("/v1/batches", json=batch)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("/v1/uploads", {"size_bytes": len(PNG), "content_type": "image/png"}),
+        ("/v1/batches", {"workflow": LOADS_A_PICTURE, "input_sets": [[]], "media": [A_PICTURE]}),
+    ],
+    ids=["upload", "batch"],
+)
+async def test_concurrent_repeats_of_a_request_are_charged_once(
+    objects: ObjectStore, clock: ManualClock, path: str, document: Any
+) -> None:
+    """Of equal requests with one Idempotency-Key at the same time one creates the resource, and one is charged."""
+    async with limited(objects, clock, max_upload_bytes_a_day=1_000 * len(PNG)) as api:
+        sent = (api.client.post(path, json=document, headers={"idempotency-key": "a"}) for _ in range(8))
+        statuses = Counter(answer.status_code for answer in await gather(*sent))
+        assert statuses == {200: 7, 201 if path == "/v1/uploads" else 202: 1}
+        ledger = ByteLedger(objects, clock)
+        assert not await ledger.charge("default", 999 * len(PNG) + 1, limit=1_000 * len(PNG))
+        assert await ledger.charge("default", 999 * len(PNG), limit=1_000 * len(PNG))
 
 
 async def test_a_repeated_upload_is_charged_once(clock: ManualClock) -> None:

@@ -180,7 +180,7 @@ async def test_a_job_fails_at_its_queue_limit(shop: Shop) -> None:
 async def test_an_upload_expires(shop: Shop) -> None:
     """An expired upload is first unusable, and then removed."""
     uploads = shop.stores.uploads
-    upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
+    upload, _, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
     await shop.objects.put(upload.key, b"png")
     shop.pass_time(days=7)
     await shop.reaper.sweep()
@@ -197,7 +197,7 @@ async def test_bytes_that_arrive_after_an_upload_expired_are_removed(shop: Shop)
     """Bytes that a presigned URL stores after the upload has expired are removed."""
     uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
     timers = TimerSweep({"upload": uploads}, shop.objects, shop.clock)
-    upload, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
+    upload, _, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
     shop.pass_time(hours=3)
     await timers.sweep()
     shop.pass_time(hours=8)
@@ -211,7 +211,7 @@ async def test_bytes_that_arrive_after_an_upload_expired_are_removed(shop: Shop)
 async def test_an_upload_is_kept_while_a_job_needs_it(shop: Shop) -> None:
     """An upload is kept for as long as the job that uses it has not ended."""
     uploads = shop.stores.uploads
-    upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
+    upload, _, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
     await shop.objects.put(upload.key, b"png")
     shop.pass_time(days=6)
     record = a_job(created_at=shop.clock.now())

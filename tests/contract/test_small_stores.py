@@ -33,7 +33,7 @@ async def test_an_upload_is_usable_once_its_bytes_are_stored(objects: ObjectStor
     """An upload is usable once its bytes have the announced length and type, and only by its tenant."""
     uploads = UploadStore(JobStore(objects, clock, MemorySignal()), objects, clock, expires_s=60)
     gif = b"GIF89a"
-    record, signed = await uploads.create("default", size_bytes=6, content_type="image/png", filename="a.png")
+    record, signed, _ = await uploads.create("default", size_bytes=6, content_type="image/png", filename="a.png")
     assert signed.method == "PUT"
     with pytest.raises(UploadIncomplete):
         await uploads.resolve("default", record.upload_id)

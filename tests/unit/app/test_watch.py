@@ -80,7 +80,8 @@ async def test_many_waiters_on_one_batch_share_one_poll(clock: ManualClock) -> N
     objects = MemoryObjectStore(clock)
     stores = make_stores(Settings(bucket="tests"), objects, MemorySignal(), clock)
     record = BatchRecord(tenant="default", batch_id=str(uuid.uuid4()), job_ids=(), created_at=clock.now())
-    state = await state_of(stores.batches, await stores.batches.accept(await stores.batches.draft(record), ()))
+    accepted, _ = await stores.batches.accept(await stores.batches.draft(record), ())
+    state = await state_of(stores.batches, accepted)
     watch = BatchWatch(stores.batches, stores.signal)
     objects.requests.clear()
     waiting = [asyncio.create_task(watch.until(state, lambda _: False, 60)) for _ in range(5)]
