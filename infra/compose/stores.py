@@ -49,13 +49,15 @@ def s3_config(settings: Settings) -> S3Config:
 
 
 def api_s3_config(settings: Settings) -> S3Config:
-    """Return the configuration of the API's S3 client, whose timeouts are half of a request's budget."""
+    """Return the configuration of the API's S3 client: its timeouts are half of a request's budget."""
     # One retry then fits into the budget, and a bucket that hangs does not hold a thread of the API for long.
     config, half_s = s3_config(settings), settings.bucket_timeout_s / 2
     return replace(
         config,
         connect_timeout_s=min(config.connect_timeout_s, half_s),
         read_timeout_s=min(config.read_timeout_s, half_s),
+        # A tenant's long copies leave a place for the files of others.
+        transfers_of_tenant=config.transfer_threads - 1,
     )
 
 

@@ -30,7 +30,8 @@ class S3Config:
     """The bucket's configuration. Without `access_key` the usual AWS credential chain applies.
 
     `public_endpoint_url` is the address in presigned URLs, if clients reach the bucket by another one. `threads` is the
-    maximum of concurrent requests and the size of the connection pool.
+    maximum of concurrent requests and the size of the connection pool, `transfer_threads` that of files. One tenant has
+    at most `transfers_of_tenant` of these.
     """
 
     bucket: str
@@ -42,6 +43,7 @@ class S3Config:
     prefix: str = ""
     threads: int = 8
     transfer_threads: int = 4
+    transfers_of_tenant: int | None = None
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 30.0
     attempts: int = 4

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 PART_BYTES = 8 * 1024 * 1024
 """Size of the parts of a multipart upload; the SDK enlarges them if S3's maximum of 10,000 parts is too few."""
-COPIED_BYTES = 64 * 1024 * 1024
-"""Size of the parts of a copy, whose bytes do not pass through this process."""
+COPIED_BYTES = 16 * 1024 * 1024
+"""Size of the parts of a copy, whose bytes do not pass through this process. A part counts as moved at its end, and the
+embedded S3 server holds those that it copies in memory."""
 
 
 class TransferStopped(Exception):

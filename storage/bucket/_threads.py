@@ -1,11 +1,12 @@
 """Runs blocking calls to the bucket on a fixed number of threads, shared fairly between tenants.
 
 If a caller stops waiting, by cancellation or because its budget is used up, a call that has begun runs on: its thread
-is occupied until the sockets' own timeouts end it. A call that has not begun is discarded. So a bucket that hangs
-occupies at most the fixed number of threads.
+and its place are occupied until the sockets' own timeouts end it. A call that has not begun is discarded. So a bucket
+that hangs occupies at most the fixed number of threads.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -19,9 +20,9 @@ T = TypeVar("T")
 
 
 class Threads:
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, of_tenant: int | None = None) -> None:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="bucket")
-        self._places = FairSlots(most)
+        self._places = FairSlots(most, each=of_tenant)
         self._moved = 0
         self._counting = Lock()
 
@@ -44,14 +45,20 @@ class Threads:
         return await while_it_moves(work, lambda: self._moved, what)
 
     async def _in_turn(self, call: Callable[[], T], what: str) -> T:
-        async with self._places.slot(current_owner()):
-            return await self._start(call, what)
-
-    def _start(self, call: Callable[[], T], what: str) -> asyncio.Future[T]:
+        leave, loop = await self._places.enter(current_owner()), asyncio.get_running_loop()
         try:
-            return asyncio.get_running_loop().run_in_executor(self._pool, call)
+            begun = self._pool.submit(call)
         except RuntimeError:  # a background deletion may begin after the process has closed its bucket
+            leave()
             raise StorageUnavailable(f"{what}: the bucket's client is closed") from None
+
+        def leave_soon(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(leave)
+
+        # Not where this call ends: while the thread runs on, its place is not free for the tenant's next call.
+        begun.add_done_callback(leave_soon)
+        return await asyncio.wrap_future(begun)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

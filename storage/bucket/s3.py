@@ -53,7 +53,7 @@ class S3ObjectStore:
         self._config = config
         self._prefix = keys.root(config.prefix)
         self._threads = Threads(config.threads)
-        self._transfers = Threads(config.transfer_threads)
+        self._transfers = Threads(config.transfer_threads, config.transfers_of_tenant)
         self._small = SmallObjects(config)
         self._presigner = Presigner(config)
         self._clients: dict[str, S3Client] = {}

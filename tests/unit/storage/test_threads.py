@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from storage.bucket._threads import Threads
-from storage.bucket.budget import budget_of
+from storage.bucket.budget import budget_of, on_behalf_of
 from storage.errors import StorageUnavailable
 from tests.support.waiting import until
 
@@ -44,4 +45,23 @@ async def test_tenants_take_the_threads_in_turn() -> None:
     gate.set()
     await asyncio.gather(many, few)
     assert order.index("few") <= 2
+    threads.close()
+
+
+async def test_calls_of_one_tenant_leave_a_thread_to_others() -> None:
+    """A tenant has its number of threads, which also those occupy whose callers have left."""
+    threads, gate = Threads(2, of_tenant=1), threading.Event()
+
+    async def ask(tenant: str, call: Callable[[], object]) -> object:
+        with on_behalf_of(tenant):
+            return await threads.run(call, "a key")
+
+    left = asyncio.create_task(ask("many", lambda: gate.wait(20)))
+    await until(lambda: threads._places._free == 1)
+    left.cancel()
+    more = [asyncio.create_task(ask("many", lambda: gate.wait(20))) for _ in range(3)]
+    await asyncio.wait({left})
+    assert await asyncio.wait_for(ask("few", lambda: 1), 10) == 1
+    gate.set()
+    await asyncio.gather(*more)
     threads.close()
