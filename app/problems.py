@@ -429,5 +429,7 @@ def of_storage(error: storage_errors.StorageError) -> Problem:
             return Problem("insufficient-storage", str(error), headers={"Retry-After": "60"})
         case storage_errors.StorageUnavailable():
             return Problem("storage-unavailable", "the bucket did not answer in time", headers={"Retry-After": "5"})
+        case storage_errors.RecordUnreadable():
+            return Problem("internal-error", "a stored record cannot be read: it is damaged, or of a newer version")
         case _:
             return Problem("internal-error", "the API failed at its bucket")

@@ -283,7 +283,7 @@ class BatchStore:
             stored = await self._objects.get(keys.batch(tenant, batch_id))
         except ObjectNotFound:
             raise BatchNotFound(batch_id) from None
-        if (tombstone := Tombstone.parse(stored.body)) is not None:
+        if (tombstone := Tombstone.parse(stored.head.key, stored.body)) is not None:
             raise BatchGone(batch_id, tombstone.gone_at)
         return StoredBatch(read_as(BatchRecord, stored.head.key, stored.body), stored.head.etag)
 

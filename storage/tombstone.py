@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
-from storage.bucket.records import Model
+from storage.bucket.records import Model, read_as
 from storage.errors import ObjectNotFound
 from storage.timers import SHARED_NONCE, Kind, Timer
 
@@ -21,9 +21,9 @@ class Tombstone(Model):
     index_keys: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, body: bytes) -> "Tombstone | None":
-        """Parse a tombstone; return None if the bytes are a record's."""
-        return cls.model_validate_json(body) if body.startswith(b'{"gone_at"') else None
+    def parse(cls, key: str, body: bytes) -> "Tombstone | None":
+        """Parse a tombstone; return None if the bytes are a record's. Raises `RecordUnreadable`."""
+        return read_as(cls, key, body) if body.startswith(b'{"gone_at"') else None
 
     def to_json(self) -> bytes:
         return self.model_dump_json().encode()
@@ -40,7 +40,7 @@ async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, n
     record.
     """
     try:
-        tombstone = Tombstone.parse((await objects.get(record_key)).body)
+        tombstone = Tombstone.parse(record_key, (await objects.get(record_key)).body)
     except ObjectNotFound:
         return None
     if tombstone is None:

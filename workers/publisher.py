@@ -3,6 +3,7 @@
 It is published when the engine becomes ready and again at intervals, since it is valid for a limited time.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from workflows.catalogue import Catalogue
 logger = logging.getLogger(__name__)
 
 PUBLISH_USE_EVERY = timedelta(minutes=1)
+"""The interval also of looking whether the published object is still there and can be read."""
 REPUBLISH_EVERY = FILES_LIFE / 2
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -48,6 +50,7 @@ class Publisher:
         self._started_at = stores.clock.now()
         self._published_at = self._use_published_at = NEVER
         self._engine_time: EngineTime | None = None
+        self._is_too_large = False
 
     @property
     def engine_time(self) -> EngineTime:
@@ -69,28 +72,41 @@ class Publisher:
         try:
             await self._stores.worker_facts.publish(pool, facts)
             await self._stores.engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
-            self._published_at = self._stores.clock.now()
+            self._published_at, self._is_too_large = self._stores.clock.now(), False
         except EngineInfoTooLarge as error:
-            self._published_at = self._stores.clock.now()  # a second try would cost as much and fail as well
+            self._published_at, self._is_too_large = (
+                self._stores.clock.now(),
+                True,
+            )  # a second try would cost as much and fail as well
             logger.warning("graphs are checked for their structure alone: %s", error)
         except StorageError as error:
             logger.warning("what the engine can do was not published: %s", error)
 
     async def keep_announced(self) -> None:
-        """Publish again if it is due; failures of the engine are not raised."""
-        await self._keep_use()
-        if self._stores.clock.now() - self._published_at < REPUBLISH_EVERY:
+        """Publish again if it is due or damaged; failures of the engine and the bucket are not raised."""
+        now, is_damaged = self._stores.clock.now(), False
+        if now - self._use_published_at >= PUBLISH_USE_EVERY:
+            self._use_published_at = now
+            _, is_damaged = await asyncio.gather(self._publish_use(), self._is_damaged(now))
+        if not is_damaged and now - self._published_at < REPUBLISH_EVERY:
             return
         try:
             await self.announce()
         except EngineUnavailable as error:
             logger.warning("what the engine can do is not known: %s", error)
 
-    async def _keep_use(self) -> None:
-        now, time = self._stores.clock.now(), self.engine_time
-        if now - self._use_published_at < PUBLISH_USE_EVERY:
-            return
-        self._use_published_at = now
+    async def _is_damaged(self, now: datetime) -> bool:
+        """Whether what was published some time ago can no longer be read."""
+        if self._is_too_large or now - self._published_at < PUBLISH_USE_EVERY:
+            return False
+        try:
+            return not await self._stores.engine_info.is_published(self._identity.pool)
+        except StorageError as error:
+            logger.debug("whether the engine is still published is not known: %s", error)
+            return False
+
+    async def _publish_use(self) -> None:
+        time = self.engine_time
         try:
             await self._stores.engine_use.publish(
                 self._identity.pool, self._identity.name, computed_s=time.computed_s, idle_s=time.idle_s

@@ -50,7 +50,7 @@ class PartnerKeyStore:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _bound_to(tenant, job_id)).decode()
-            except InvalidTag:  # sealed with another of the secrets
+            except (InvalidTag, ValueError):  # sealed with another of the secrets, or cut
                 continue
         raise SealBroken("the partner key was sealed with a secret that this deployment no longer has")
 

@@ -11,13 +11,15 @@ claim again.
 import asyncio
 import contextlib
 import hashlib
-import json
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+
+from pydantic import AwareDatetime
 
 from storage import keys
-from storage.bucket.objects import ObjectStore, StoredObject
+from storage.bucket.objects import ObjectStore
+from storage.bucket.records import Model, read_as
 from storage.clock import Clock
 from storage.concurrency import both
 from storage.errors import (
@@ -49,7 +51,27 @@ class Claim:
     is_first: bool
 
 
+class ClaimRecord(Model):
+    """What is stored of a claim. `retired_at` is set before the claim is deleted."""
+
+    id: str
+    fingerprint: str
+    claimed_at: AwareDatetime
+    retired_at: AwareDatetime | None = None
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    record: ClaimRecord
+    etag: str
+
+
 class IdempotencyStore:
+    """Every method raises `RecordUnreadable` for a claim that this version cannot read."""
+
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
         self._clock = clock
@@ -60,9 +82,9 @@ class IdempotencyStore:
         Raises `IdempotencyKeyReused` as `claim` does.
         """
         found = await self._find(keys.idempotency(tenant, _digest(scope, key)))
-        if found is None or "retired_at" in json.loads(found.body) or self._is_old(found):
+        if found is None or found.record.retired_at is not None or self._is_old(found.record):
             return None
-        return _id_of(found, key, fingerprint)
+        return _id_of(found.record, key, fingerprint)
 
     async def arm(self, tenant: str, scope: str, key: str) -> None:
         """Write the timer of a claim again: the process that made the claim may have died before."""
@@ -93,14 +115,14 @@ class IdempotencyStore:
             else:
                 return Claim(mine, is_first=True)
             # A sweep is deleting the claim: taken over, a retired one would be deleted with the new claim in it.
-            if found is None or json.loads(found.body).get("retired_at"):
+            if found is None or found.record.retired_at is not None:
                 await asyncio.sleep(RETRY_S)
                 continue
-            if self._is_old(found):
-                if await self._take_over(name, body, found):
+            if self._is_old(found.record):
+                if await self._take_over(name, body, found.etag):
                     return Claim(mine, is_first=True)
                 continue
-            return Claim(_id_of(found, key, fingerprint), is_first=False)
+            return Claim(_id_of(found.record, key, fingerprint), is_first=False)
         raise StorageUnavailable("an idempotency key changes too fast to be claimed")
 
     async def on_due(self, timer: Timer) -> Timer | None:
@@ -109,14 +131,12 @@ class IdempotencyStore:
         found = await self._find(name)
         if found is None:
             return None
-        claim, now = json.loads(found.body), self._clock.now()
-        due = datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER
-        if "retired_at" in claim:
-            due = datetime.fromisoformat(claim["retired_at"]) + RETIREMENT
+        claim, now = found.record, self._clock.now()
+        due = claim.claimed_at + CLEAN_UP_AFTER if claim.retired_at is None else claim.retired_at + RETIREMENT
         if now < due:
             return Timer.new(due, "key", timer.tenant, timer.id, armed_at=now)
-        retired = json.dumps({**claim, "retired_at": now.isoformat()}).encode()
-        await self._objects.replace(name, retired, etag=found.head.etag)
+        retired = claim.model_copy(update={"retired_at": now})
+        await self._objects.replace(name, retired.to_json(), etag=found.etag)
         if self._clock.now() - now >= RETIREMENT / 2:
             # This process was paused: the claim may be retired again by now, and a late delete could hit a new claim.
             return Timer.new(now + RETIREMENT, "key", timer.tenant, timer.id, armed_at=now)
@@ -129,22 +149,21 @@ class IdempotencyStore:
         return Timer(due, "key", tenant, digest, armed_at=due, nonce=SHARED_NONCE)
 
     def _body(self, made: str, fingerprint: str) -> bytes:
-        claim = {"id": made, "fingerprint": fingerprint, "claimed_at": self._clock.now().isoformat()}
-        return json.dumps(claim).encode()
+        return ClaimRecord(id=made, fingerprint=fingerprint, claimed_at=self._clock.now()).to_json()
 
-    async def _find(self, name: str) -> StoredObject | None:
+    async def _find(self, name: str) -> _Found | None:
         try:
-            return await self._objects.get(name)
+            stored = await self._objects.get(name)
         except ObjectNotFound:
             return None  # it was deleted after the create failed: claim again
+        return _Found(read_as(ClaimRecord, name, stored.body), stored.head.etag)
 
-    def _is_old(self, found: StoredObject) -> bool:
-        claimed_at = datetime.fromisoformat(json.loads(found.body)["claimed_at"])
-        return self._clock.now() - claimed_at >= KEY_LIFE
+    def _is_old(self, claim: ClaimRecord) -> bool:
+        return self._clock.now() - claim.claimed_at >= KEY_LIFE
 
-    async def _take_over(self, name: str, body: bytes, found: StoredObject) -> bool:
+    async def _take_over(self, name: str, body: bytes, etag: str) -> bool:
         try:
-            await self._objects.replace(name, body, etag=found.head.etag)
+            await self._objects.replace(name, body, etag=etag)
         except PreconditionFailed:
             return False
         return True
@@ -154,9 +173,7 @@ def _digest(scope: str, key: str) -> str:
     return hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
 
 
-def _id_of(found: StoredObject, key: str, fingerprint: str) -> str:
-    claim = json.loads(found.body)
-    if claim["fingerprint"] != fingerprint:
+def _id_of(claim: ClaimRecord, key: str, fingerprint: str) -> str:
+    if claim.fingerprint != fingerprint:
         raise IdempotencyKeyReused(key)
-    made: str = claim["id"]
-    return made
+    return claim.id

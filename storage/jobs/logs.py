@@ -36,7 +36,8 @@ class LogStore:
         """Return the attempt's log. Raises `LogNotFound`."""
         try:
             stored = await self._objects.get(keys.log(tenant, job_id, attempt))
-            return Log(stored.body.decode(), stored.head.last_modified)
+            # Damaged bytes are replaced: the log is also read when a lost job is recovered.
+            return Log(stored.body.decode(errors="replace"), stored.head.last_modified)
         except ObjectNotFound:
             raise LogNotFound(f"attempt {attempt} of job {job_id} has no log") from None
 

@@ -167,7 +167,7 @@ class JobStore:
             stored = await self._objects.get(keys.record(tenant, job_id))
         except (ObjectNotFound, ValueError):  # ValueError: the id cannot be part of a key
             raise JobNotFound(job_id) from None
-        if (tombstone := Tombstone.parse(stored.body)) is not None:
+        if (tombstone := Tombstone.parse(stored.head.key, stored.body)) is not None:
             raise JobGone(job_id, tombstone.gone_at)
         return StoredJob(await self._parsed(stored.head.key, stored.body), stored.head.etag)
 

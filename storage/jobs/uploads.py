@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.asset_record import SETTLING, id_of_entry, read_asset
 from storage.bucket.objects import ObjectStore, SignedRequest, all_keys
-from storage.bucket.records import Model
+from storage.bucket.records import Model, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
@@ -165,7 +165,7 @@ class UploadStore:
             stored = await self._objects.get(keys.upload(tenant, upload_id))
         except (ObjectNotFound, ValueError):
             raise UploadNotFound(upload_id) from None
-        return UploadRecord.model_validate_json(stored.body)
+        return read_as(UploadRecord, stored.head.key, stored.body)
 
 
 def collection_timer(tenant: str, upload_id: str, due: datetime) -> Timer:

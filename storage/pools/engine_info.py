@@ -8,11 +8,14 @@ valid job for ever, because a refused job starts no worker that would update it:
 - The files that loaders list can change without a deployment. They are valid for FILES_LIFE after an engine with
   mounted models listed them; `files_changed`, called after models were added, ends that at once.
 In both cases the next job is accepted, and the worker that it starts publishes again.
+
+An object that cannot be read counts as absent, for the same reason; a running worker replaces it.
 """
 
 import asyncio
 import gzip
 import json
+import logging
 import zlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,15 +23,18 @@ from functools import cached_property
 from typing import Any
 
 from cachetools import TTLCache
+from pydantic import AwareDatetime, TypeAdapter
 
 from storage import keys
 from storage.bucket.budget import background, within_budget
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectHead, ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.concurrency import retrieve
-from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
+from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed, RecordUnreadable
 from workflows.catalogue import Catalogue
 from workflows.inventory import Model, models_of
+
+logger = logging.getLogger(__name__)
 
 CACHE_LIFE = timedelta(seconds=60)
 ABSENT_LIFE = timedelta(seconds=2)
@@ -54,7 +60,7 @@ class EngineInfo:
 
     object_info: dict[str, Any]
     comfyui_version: str | None
-    published_at: datetime
+    published_at: AwareDatetime
     files_listed: bool
 
     def to_bytes(self) -> bytes:
@@ -71,16 +77,18 @@ class EngineInfo:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "EngineInfo":
-        """Raises `EngineInfoTooLarge`."""
-        text = zlib.decompressobj(wbits=_GZIP).decompress(body, MAX_INFO_BYTES + 1)
-        _check_size(text)
-        document = json.loads(text)
-        return cls(
-            object_info=document["object_info"],
-            comfyui_version=document["comfyui_version"],
-            published_at=datetime.fromisoformat(document["published_at"]),
-            files_listed=document["files_listed"],
-        )
+        """Raises `RecordUnreadable`."""
+        try:
+            text = zlib.decompressobj(wbits=_GZIP).decompress(body, MAX_INFO_BYTES + 1)
+            _check_size(text)
+            return _INFO.validate_python(json.loads(text))
+        except (zlib.error, ValueError, RecursionError, EngineInfoTooLarge) as error:  # pydantic's is a ValueError
+            raise RecordUnreadable(
+                f"the engine's information cannot be read ({type(error).__module__}.{type(error).__name__})"
+            ) from None
+
+
+_INFO = TypeAdapter(EngineInfo)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,10 @@ class EngineInfoStore:
         self._clock = clock
         self._reads: dict[str, Published] = {}
         self._reading: dict[str, asyncio.Task[Published | None]] = {}
+        self._unreadable: dict[str, str] = {}
+        """The ETags of objects that could not be read, which are not fetched again."""
+        self._published: dict[str, str] = {}
+        """The ETags of objects that `publish` wrote and `is_published` could read."""
         self._fresh: TTLCache[str, None] = expiring_cache(clock, CACHE_LIFE, size=16)
         self._absent: TTLCache[str, None] = expiring_cache(clock, ABSENT_LIFE, size=16)
 
@@ -129,8 +141,23 @@ class EngineInfoStore:
         """
         info = EngineInfo(object_info, comfyui_version, self._clock.now(), files_listed)
         body = await asyncio.to_thread(info.to_bytes)
-        await self._objects.put(keys.engine_info(pool), body, content_type="application/gzip")
+        key = keys.engine_info(pool)
+        self._published[key] = await self._objects.put(key, body, content_type="application/gzip")
         return info
+
+    async def is_published(self, pool: str) -> bool:
+        """Whether the pool's object can be read. It is fetched only if another process has written it."""
+        key = keys.engine_info(pool)
+        try:
+            if (await self._objects.head(key)).etag == self._published.get(key):
+                return True
+            stored = await self._objects.get(key)
+            await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
+        except (ObjectNotFound, RecordUnreadable) as error:
+            logger.warning("%s is missing or damaged and is published again: %s", key, error)
+            return False
+        self._published[key] = stored.head.etag
+        return True
 
     async def files_changed(self, pool: str) -> None:
         """Invalidate the published file lists after models were added. Readers notice within CACHE_LIFE."""
@@ -140,7 +167,7 @@ class EngineInfoStore:
             info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
             body = await asyncio.to_thread(replace(info, files_listed=False).to_bytes)
             await self._objects.replace(key, body, etag=stored.head.etag, content_type="application/gzip")
-        except (ObjectNotFound, EngineInfoTooLarge):
+        except (ObjectNotFound, EngineInfoTooLarge, RecordUnreadable):
             return
         except PreconditionFailed:  # a worker has published meanwhile, perhaps with the old lists
             await self.files_changed(pool)
@@ -172,20 +199,30 @@ class EngineInfoStore:
     async def _refreshed(self, key: str) -> Published | None:
         try:
             read = await self._read_again(key)
-        except (ObjectNotFound, EngineInfoTooLarge):
+        except ObjectNotFound:
+            read = None
+        if read is None:
             self._absent[key] = None
             return None
         self._reads[key] = read
         self._fresh[key] = None
         return read
 
-    async def _read_again(self, key: str) -> Published:
-        known = self._reads.get(key)
+    async def _read_again(self, key: str) -> Published | None:
+        """Return the object, or the last version that could be read. Raises `ObjectNotFound`."""
+        known, unreadable = self._reads.get(key), self._unreadable.get(key)
         # A HEAD instead of a GET, since object_info has a megabyte and seldom changes.
-        if known is not None and (await self._objects.head(key)).etag == known.etag:
-            return known
+        if known is not None or unreadable is not None:
+            etag = (await self._objects.head(key)).etag
+            if etag == unreadable or (known is not None and etag == known.etag):
+                return known
         stored = await self._objects.get(key)
-        return await asyncio.to_thread(_parsed, stored.head.etag, stored.body)
+        try:
+            return await asyncio.to_thread(_parsed, stored.head, stored.body)
+        except RecordUnreadable as error:
+            logger.warning("%s is damaged; until a worker publishes again, it counts as absent: %s", key, error)
+            self._unreadable[key] = stored.head.etag
+            return known
 
 
 def _check_size(text: bytes) -> None:
@@ -194,6 +231,6 @@ def _check_size(text: bytes) -> None:
         raise EngineInfoTooLarge(_TOO_LARGE)
 
 
-def _parsed(etag: str, body: bytes) -> Published:
+def _parsed(head: ObjectHead, body: bytes) -> Published:
     info = EngineInfo.from_bytes(body)
-    return Published(etag, info, Catalogue(info.object_info))
+    return Published(head.etag, info, Catalogue(info.object_info))

@@ -8,6 +8,7 @@ import statistics
 from datetime import timedelta
 
 from cachetools import TTLCache
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
@@ -19,6 +20,7 @@ CACHE_LIFE = timedelta(seconds=60)
 FORESEEN = 0.2
 """Relative deviation from the estimate up to which a run time is not written, at least `MIN_FORESEEN_S`."""
 MIN_FORESEEN_S = 0.5
+_RECENT = TypeAdapter(list[FiniteFloat])
 
 
 class RuntimeStore:
@@ -47,8 +49,8 @@ class RuntimeStore:
         if cached is not None:
             return cached
         try:
-            recent: list[float] = json.loads((await self._objects.get(key)).body)
-        except ObjectNotFound:
+            recent = _RECENT.validate_json((await self._objects.get(key)).body)
+        except (ObjectNotFound, ValidationError):  # the next run time replaces one that is damaged
             recent = []
         self._cache[key] = recent
         return recent

@@ -74,7 +74,7 @@ class Watcher:
     def _record_written(self, process: Process, key: str) -> None:
         body = self.bucket._entries[key].body
         before = self.records.get(key)
-        if Tombstone.parse(body) is not None:
+        if Tombstone.parse(key, body) is not None:
             if before is not None and not before.status.is_terminal and self._is_findable(before):
                 self._violated("a job was removed before its end", key)
             self.gone.add(key)
@@ -93,7 +93,7 @@ class Watcher:
 
     def _batch_written(self, key: str) -> None:
         body = self.bucket._entries[key].body
-        if Tombstone.parse(body) is None:
+        if Tombstone.parse(key, body) is None:
             self.drafts.add(key)
             self.batches[key] = BatchRecord.model_validate_json(body)
             return
@@ -199,8 +199,9 @@ class Watcher:
 
     def _batch_of(self, record: JobRecord) -> BatchRecord | None:
         """Return None for a job without a batch or of a removed batch."""
-        entry = self.bucket._entries.get(keys.batch(record.tenant, record.batch_id or "none"))
-        if entry is None or Tombstone.parse(entry.body) is not None:
+        key = keys.batch(record.tenant, record.batch_id or "none")
+        entry = self.bucket._entries.get(key)
+        if entry is None or Tombstone.parse(key, entry.body) is not None:
             return None
         return BatchRecord.model_validate_json(entry.body)
 
