@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,7 @@ class EngineProcess:
         self._engine: HttpEngine | None = None
         self._socket_dir: Path | None = None
         self._user = EngineUser(spec.isolation.first_user)
+        self._folder_lock: int | None = None
         self._leftovers: Leftovers | None = None
         self.enclosure = spec.enclosure(NOT_STARTED_YET)
 
@@ -146,6 +148,8 @@ class EngineProcess:
     async def _enclose(self) -> None:
         """Choose the isolation for this start."""
         with self._cannot_be_started():
+            if self._folder_lock is None:
+                self._folder_lock = self._spec.folders.lock()
             self._spec.folders.make()
             # At every start, because another worker may have taken the user number meanwhile.
             isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
@@ -162,7 +166,7 @@ class EngineProcess:
             yield
         except OSError as error:
             self._remove_socket()
-            self._user.release()
+            self._unlock()
             kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
             raise kind(f"the engine cannot be started: {error}") from error
 
@@ -212,7 +216,7 @@ class EngineProcess:
         self._leftovers = None
         process, self._process = self._process, None
         if process is None:
-            self._user.release()
+            self._unlock()
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -225,10 +229,17 @@ class EngineProcess:
         # Also after a normal end: the group may outlive its leader, and the next engine may get its user.
         kill_group(process.pid)
         await process.wait()
-        self._user.release()
+        self._unlock()
         if self._reader is not None:  # a grandchild in another session may keep the pipe open
             await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
             self._reader.cancel()
+
+    def _unlock(self) -> None:
+        """Leave the user number and the folders to others."""
+        self._user.release()
+        if self._folder_lock is not None:
+            os.close(self._folder_lock)
+            self._folder_lock = None
 
     async def _wait_ready(self, engine: HttpEngine) -> None:
         try:

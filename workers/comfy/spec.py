@@ -1,5 +1,7 @@
 """The command line of a worker's ComfyUI, and the folders that only this worker uses."""
 
+import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,14 +76,7 @@ class EngineFolders:
 
         Raises `EngineMisconfigured` for foreign files, `OSError` if a folder cannot be made or emptied.
         """
-        marker = self.parent / MARKER
-        if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
-            raise EngineMisconfigured(
-                f"{self.parent} holds files that are not this worker's, and a worker empties its folders: "
-                "set COMFYUI_MODAL_ENGINE_DIR to a new folder"
-            )
-        self.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        self._mark()
         for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
         # Between jobs ComfyUI keeps files open in it. What code of an earlier engine left there, such as scripts that
@@ -90,6 +85,33 @@ class EngineFolders:
         self.private.mkdir(mode=0o700, exist_ok=True)
         remove_stale_folders(self.private)
         shutil.copytree(ENGINE_SIDE, self.engine_side, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def lock(self) -> int:
+        """Lock the folders for one worker, and return the descriptor that unlocks them when it is closed.
+
+        Raises `EngineMisconfigured` for foreign files and if another worker has the lock.
+        """
+        self._mark()
+        lock = os.open(self.parent / MARKER, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise EngineMisconfigured(
+                f"{self.parent} is in use by another worker, and a worker empties its folders: "
+                "set COMFYUI_MODAL_ENGINE_DIR to a folder of its own for each"
+            ) from None
+        return lock
+
+    def _mark(self) -> None:
+        marker = self.parent / MARKER
+        if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
+            raise EngineMisconfigured(
+                f"{self.parent} holds files that are not this worker's, and a worker empties its folders: "
+                "set COMFYUI_MODAL_ENGINE_DIR to a new folder"
+            )
+        self.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
     def flags(self) -> list[str]:
         return [

@@ -1,11 +1,12 @@
 """A worker empties its folders before each job, so it must own them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from workers.comfy.spec import EngineFolders
-from workers.errors import EngineUnavailable
+from workers.errors import EngineMisconfigured, EngineUnavailable
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -35,3 +36,13 @@ def test_what_an_earlier_engine_left_in_its_user_folder_ends_with_it(tmp_path: P
     (scripts / "install-scripts.txt").write_text("anything")
     folders.make()
     assert list(folders.user.iterdir()) == []
+
+
+def test_two_workers_do_not_share_a_folder(tmp_path: Path) -> None:
+    """A second worker with the same folder is refused until the first one has left it: each empties its folders."""
+    folders = EngineFolders(tmp_path / "new")
+    lock = folders.lock()
+    with pytest.raises(EngineMisconfigured, match="in use by another worker"):
+        folders.lock()
+    os.close(lock)
+    os.close(folders.lock())
