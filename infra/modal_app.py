@@ -185,13 +185,13 @@ class ComfyWorker:
     def run(self, is_single: bool = False) -> int:  # noqa: FBT001, FBT002  a call of Modal has plain arguments
         """Run queued jobs until none is left or the ticket's time is over, and return their number.
 
-        A container whose engine cannot start takes no further ticket.
+        A container whose engine cannot start, or whose disk is full, takes no further ticket.
         """
-        from workers.errors import EngineUnavailable
+        from workers.errors import EngineUnavailable, WorkerDiskFull
 
         try:
             return self.worker.run_ticket(modal.current_function_call_id(), is_single=is_single)
-        except EngineUnavailable:
+        except (EngineUnavailable, WorkerDiskFull):
             if self.worker.is_broken:
                 modal.experimental.stop_fetching_inputs()
             raise

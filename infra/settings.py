@@ -100,7 +100,7 @@ class Settings(BaseSettings, ApiOptions):
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(
         512 * 1024**2,
         description="free space on the disk of the embedded bucket, beyond the 1 % that its server reserves, below "
-        "which new jobs and uploads are refused",
+        "which new jobs and uploads are refused; and on the disk of a worker, below which it claims no job",
     )
     fetching_requests: Count = Field(16, description="requests for which one API process fetches URLs at once")
     fetching_requests_of_tenant: Count = Field(4, description="of these, requests of one tenant")

@@ -5,6 +5,7 @@ StorageError
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
 │   └── BudgetSpent       it did not answer within what the request may wait for it
+├── LocalDiskFull         an object did not fit on the disk of the process that reads it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 │   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
 ├── RangeBeyondEnd        the object ends before the first requested byte (in `storage.bucket._s3_clients`)
@@ -61,6 +62,10 @@ class DiskAlmostFull(StorageError):
 
     def __init__(self, missing_bytes: int) -> None:
         super().__init__(f"the disk of the bucket is almost full: {missing_bytes} bytes must be freed first")
+
+
+class LocalDiskFull(StorageError):
+    """A local file of a download could not be written. The bucket did not fail."""
 
 
 class StorageRefused(StorageError):

@@ -36,6 +36,7 @@ from workers.errors import (
     JobTimedOut,
     OutOfMemory,
     StorageFailed,
+    WorkerDiskFull,
     WorkerError,
 )
 from workers.joblog import JobLog
@@ -56,9 +57,13 @@ LAST_UPLOADS_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """`max_attempts` is the same as the reaper's; `log_interval_s` is the time between two writes of the job's log."""
+    """`max_attempts` is the same as the reaper's; `log_interval_s` is the time between two writes of the job's log.
+
+    `min_free_bytes` must be free on the worker's disk before a job is claimed.
+    """
 
     max_attempts: int = 3
+    min_free_bytes: int = 0
     log_interval_s: float = 10.0
     preparation: PreparationPolicy = field(default_factory=PreparationPolicy)
     uploads: UploadPolicy = field(default_factory=UploadPolicy)
@@ -128,6 +133,11 @@ class Attempt:
         self._engine_time = engine_time or EngineTime()
         self._phases = Phases()
         self._gpu_idle_s: float | None = None
+
+    @property
+    def met_full_disk(self) -> bool:
+        """Whether the attempt failed because the worker's disk took no more bytes."""
+        return isinstance(self._failure, WorkerDiskFull)
 
     async def run(self) -> StoredJob:
         """Do both phases; return the job finished or queued again."""

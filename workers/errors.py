@@ -17,6 +17,7 @@ WorkerError
 ├── CheckFailed             an input could not be examined: the worker's machine is at its limits
 ├── StagingFailed           an input could not be put into ComfyUI's input folder
 ├── OutputFailed            an output could not be read, or not be stored
+├── WorkerDiskFull          an input or an output did not fit on the worker's disk
 └── StorageFailed           the bucket failed for longer than a worker waits
 """
 
@@ -124,6 +125,11 @@ class StagingFailed(WorkerError):
 class OutputFailed(WorkerError):
     code = "output_failed"
     repeat = Repeat.NEVER
+
+
+class WorkerDiskFull(WorkerError):
+    code = "worker_disk_full"  # the worker waits for space before it claims another job
+    repeat = Repeat.AUTOMATIC
 
 
 class StorageFailed(WorkerError):

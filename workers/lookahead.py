@@ -16,7 +16,7 @@ from storage.jobs.queue import Candidate, JobQueue
 from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.signal import Signal, queue_topic
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, WorkerDiskFull
 from workers.preparation import Preparation
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Lookahead:
             while self._watching is not None:
                 try:
                     await self._look()
-                except (StorageError, EngineUnavailable) as error:
+                except (StorageError, EngineUnavailable, WorkerDiskFull) as error:
                     logger.debug("the next job cannot be looked for: %s", error)
                 if self._watching is None:
                     return

@@ -23,8 +23,9 @@ from workers.attempt import Attempt, AttemptPolicy, HeadStart
 from workers.comfy.host import EngineHost, timed
 from workers.comfy.standby import Standby
 from workers.conclusions import Conclusions
+from workers.disk import WorkerDisk
 from workers.ending import LAST_WRITE_S, give_back
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, WorkerDiskFull
 from workers.lookahead import Lookahead, OverlapPolicy, Prepared
 from workers.preparation import Preparation
 from workers.publisher import Publisher, WorkerIdentity
@@ -32,7 +33,7 @@ from workers.publisher import Publisher, WorkerIdentity
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""Seconds to wait after the bucket or the engine failed."""
+"""Seconds to wait after the bucket or the engine failed, or while the disk is full."""
 
 
 class WorkerLoop:
@@ -52,6 +53,7 @@ class WorkerLoop:
         self._stores = stores
         self._policy = policy
         self._overlap = overlap or OverlapPolicy()
+        self._disk = WorkerDisk(policy.min_free_bytes)
         self._publisher = Publisher(identity, host, stores)
         self._on_ready = on_ready
         self._executing: JobRecord | None = None
@@ -90,13 +92,17 @@ class WorkerLoop:
     async def _serve_for_ever(self) -> None:
         try:
             with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
+                logged = None
                 while True:
                     try:
                         has_run = await self._serve_next()
-                    except (StorageError, EngineUnavailable) as error:
-                        logger.warning("the worker has to wait: %s", error)
+                    except (StorageError, EngineUnavailable, WorkerDiskFull) as error:
+                        if str(error) != logged:  # a disk may be full for hours
+                            logged = str(error)
+                            logger.warning("the worker has to wait: %s", error)
                         await asyncio.sleep(RETRY_S)
                         continue
+                    logged = None
                     if not has_run:
                         await bell.wait(self._identity.queue_poll_s)
         finally:
@@ -106,8 +112,12 @@ class WorkerLoop:
         await asyncio.gather(self._lookahead.close(), self._conclusions.close())
 
     async def _serve_next(self, *, looks_ahead: bool = True) -> bool:
-        """Run the next job and conclude it in the background; return False if no job can be claimed."""
+        """Run the next job and conclude it in the background; return False if no job can be claimed.
+
+        Raises `WorkerDiskFull` before a claim without room for a job.
+        """
         await self._free_engine()
+        await self._make_room_on_disk()
         # Before the claim, since a claimed job must be able to start at once.
         await self._conclusions.make_room()
         attempt = await self._next_attempt()
@@ -127,7 +137,7 @@ class WorkerLoop:
         return True
 
     async def serve_queue(self, goes_on: Callable[[], Awaitable[bool]], *, looks_ahead: bool = True) -> int:
-        """Run queued jobs to their ends until none can be claimed, and return their number.
+        """Run queued jobs to their ends until none can be claimed, and return their number. Raises `WorkerDiskFull`.
 
         `goes_on` is awaited before each claim, and may end it by returning False. With `looks_ahead` the next job is
         prepared while one executes.
@@ -149,13 +159,25 @@ class WorkerLoop:
                 elif not await self._conclusions.wait(self._identity.queue_poll_s):
                     break
             await self._lookahead.close()
-        except (StorageError, EngineUnavailable):
+        except (StorageError, EngineUnavailable, WorkerDiskFull):
             await self._conclusions.all()  # they need no engine, and the bucket may be back
             raise
         await self._conclusions.all()
         # The container may end right after this call, so background deletions are awaited.
         await self._stores.jobs.settled()
         return served
+
+    async def _make_room_on_disk(self) -> None:
+        """Raise `WorkerDiskFull` if the disk has no room for a job without the files that earlier jobs left on it."""
+        files = self._host.engine.files
+        if await self._disk.shortage(files) is None:
+            return
+        # Outputs stay in the engine's folders until the next claim, which would wait for their space for ever.
+        await self._lookahead.close()
+        await self._conclusions.all()
+        await files.clean()
+        if (shortage := await self._disk.shortage(files)) is not None:
+            raise shortage
 
     async def _free_engine(self) -> None:
         """Make the engine ready for a job. Called while none uses it or its folders."""
@@ -260,6 +282,7 @@ class WorkerLoop:
             return False
         finally:
             self._executing = None
+        self._note_disk(attempt)
         return True
 
     async def _conclude(self, attempt: Attempt) -> StoredJob:
@@ -268,6 +291,12 @@ class WorkerLoop:
         except AttemptFenced as fenced:
             logger.warning("job lost: %s", fenced, extra=_about(attempt.claimed.record))
             return attempt.claimed
+        finally:
+            self._note_disk(attempt)
+
+    def _note_disk(self, attempt: Attempt) -> None:
+        if attempt.met_full_disk:
+            self._disk.note_refusal()
 
     async def _replace_suspect_engine(self, attempt: Attempt) -> None:
         if attempt.engine_suspect:

@@ -21,6 +21,7 @@ from storage.jobs.models import Input, InputFile
 from storage.jobs.store import StoredJob
 from storage.stores import Stores
 from workers.comfy.engine import EngineFiles
+from workers.disk import writing
 from workers.errors import BadInputFile, CheckFailed, PromptRefused, Repeat, StagingFailed, WorkerError
 from workflows import strangers
 from workflows.catalogue import Catalogue
@@ -149,7 +150,8 @@ async def fetch_inputs(
 
     async def fetch(file: InputFile, path: Path) -> tuple[InputFile, Path]:
         try:
-            await objects.download_file(file.key, path)
+            with writing(f"the input {file.name!r}"):
+                await objects.download_file(file.key, path)
             await check.check(path, limits, data=True)
         except ObjectNotFound:
             raise StagingFailed(f"the bytes of {file.name} are no longer in the bucket") from None

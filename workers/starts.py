@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from storage.errors import StorageError
 from storage.pools.engine_starts import EngineStartStore, StartState
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, WorkerDiskFull
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +46,17 @@ class CountedStarts:
             raise EngineUnavailable(f"no start is tried before {state.paused_until:%H:%M:%S} UTC: {state.message}")
 
     async def run(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Run and count a start. Any error is raised as `EngineUnavailable`, or unchanged if it is a subclass."""
+        """Run and count a start. Any error is raised as `EngineUnavailable`, or unchanged if it is a subclass.
+
+        A `WorkerDiskFull` is not counted, and raised unchanged.
+        """
         try:
             async with self._alive():
                 await start()
         except asyncio.CancelledError:  # the container is preempted, which is no fault of the engine
+            await self._record(self._starts.withdraw(self._pool, self._worker))
+            raise
+        except WorkerDiskFull:  # no fault of the engine either: its jobs must wait, and not fail
             await self._record(self._starts.withdraw(self._pool, self._worker))
             raise
         except Exception as error:

@@ -55,6 +55,7 @@ def counted_starts(settings: Settings, stores: Stores, host: EngineHost) -> Coun
 def attempt_policy(settings: Settings) -> AttemptPolicy:
     return AttemptPolicy(
         max_attempts=settings.max_attempts,
+        min_free_bytes=settings.min_free_bytes,
         log_interval_s=settings.log_interval_s,
         execution=ExecutionPolicy(stall_s=settings.engine_stall_s),
         uploads=UploadPolicy(
@@ -77,7 +78,7 @@ def overlap_policy(settings: Settings) -> OverlapPolicy:
     return OverlapPolicy(
         concluding=settings.concluding_jobs,
         ahead_bytes=settings.ahead_input_bytes,
-        free_bytes=settings.ahead_free_bytes,
+        free_bytes=max(settings.ahead_free_bytes, settings.min_free_bytes),
     )
 
 

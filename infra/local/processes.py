@@ -28,7 +28,7 @@ from infra.settings import BadSetting, Settings, format_errors
 from storage.bucket.s3 import S3Config
 from storage.launcher import NoLauncher
 from storage.stores import Stores
-from workers.errors import EngineMisconfigured, EngineUnavailable
+from workers.errors import EngineMisconfigured, EngineUnavailable, WorkerDiskFull
 from workflows.manifest import BadWorkflow
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ async def serve_worker(settings: Settings) -> int:
             await worker.serve(stop)
         except EngineMisconfigured:
             raise  # `run` ends the process with MISCONFIGURED, so that `up` does not start it again
-        except EngineUnavailable as error:
+        except (EngineUnavailable, WorkerDiskFull) as error:
             sys.stderr.write(f"{error}\n")
             return 1
         finally:

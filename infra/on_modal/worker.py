@@ -38,7 +38,7 @@ from workers.comfy.host import EngineHost
 from workers.comfy.snapshot import SnapshotHost
 from workers.comfy.warm import WarmHost
 from workers.drain import Drain
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, WorkerDiskFull
 from workers.loop import WorkerLoop
 from workers.read_ahead import ReadAhead, expected_values, graph_values
 
@@ -74,7 +74,7 @@ class TicketWorker:
         self._memory: AttentionMemory | None = None
         self._reading: asyncio.Task[None] | None = None
         self._worker: WorkerLoop | None = None
-        self._problem: EngineUnavailable | None = None
+        self._problem: EngineUnavailable | WorkerDiskFull | None = None
 
     def prepare(self, *, is_on_gpu: bool) -> None:
         """Start the engine for a snapshot. `is_on_gpu` means that the snapshot includes the GPU's memory."""
@@ -97,7 +97,7 @@ class TicketWorker:
                 self._prepared = warm(settings, snapshot)
                 if isinstance(self._prepared, WarmHost):
                     await self._prepared.warm_up()
-            except (BadSetting, EngineUnavailable) as error:
+            except (BadSetting, EngineUnavailable, WorkerDiskFull) as error:
                 logger.warning("nothing warm is in the snapshot: %s", error)
 
     def start(self) -> None:
@@ -118,7 +118,7 @@ class TicketWorker:
         try:
             self._run(self._begin())
             logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
-        except EngineUnavailable as problem:
+        except (EngineUnavailable, WorkerDiskFull) as problem:
             # Not raised: Modal would replace a container whose hook fails without end; a ticket that fails is over.
             logger.warning("worker not ready: %s", problem)
         finally:
@@ -126,7 +126,7 @@ class TicketWorker:
             keep_secrets()
 
     async def _begin(self) -> None:
-        """Start the engine, or raise `EngineUnavailable`."""
+        """Start the engine, or raise `EngineUnavailable` or `WorkerDiskFull`."""
         # The start of this container has failed before: it fails this ticket with the reason, and takes no other.
         if self.is_broken and self._problem is not None:
             raise self._problem
@@ -134,7 +134,7 @@ class TicketWorker:
         await self._starts.check()
         try:
             await self._starts.run(self._start_worker)
-        except EngineUnavailable as problem:
+        except (EngineUnavailable, WorkerDiskFull) as problem:
             self.is_broken, self._problem = True, problem
             raise
 
@@ -160,7 +160,8 @@ class TicketWorker:
     def run_ticket(self, ticket: str | None = None, *, is_single: bool = False) -> int:
         """Run queued jobs, at most one if `is_single`, and return their number. `ticket` is the id of its call.
 
-        An interruption of the caller releases the running job to the queue. After `EngineUnavailable` none is claimed.
+        An interruption of the caller releases the running job to the queue. After `EngineUnavailable` and
+        `WorkerDiskFull` none is claimed: a new container has another engine, and an empty disk.
         """
         if self._worker is None:
             self._run(self._begin())
@@ -169,7 +170,7 @@ class TicketWorker:
         drain = Drain(self._worker, self._tickets, self._pool, limit_s=limit_s, before_claim=self._see_new_models)
         try:
             return self._run(drain.run(ticket), on_withdrawn=drain.end_soon)
-        except EngineUnavailable:
+        except (EngineUnavailable, WorkerDiskFull):
             self.is_broken = True
             raise
 

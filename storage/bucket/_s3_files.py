@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3transfer.utils import OSUtils
 
+from storage.bucket.disk import local_writes
 from storage.errors import FileChanged
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class FileTransfer:
 
     def receive(self, at: dict[str, Any], path: Path) -> None:
         """Download a file: s3transfer writes a temporary file and renames it."""
-        self._client().download_file(**at, Filename=str(path), Config=self._config(), Callback=self._count)
+        client = self._client()
+        with local_writes(at["Key"]):
+            client.download_file(**at, Filename=str(path), Config=self._config(), Callback=self._count)
 
     def copy(self, source: dict[str, Any], at: dict[str, Any], content_type: str) -> None:
         """Copy within the bucket. Large files are copied in parts, so that a slow server does not time out."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from storage.bucket.disk import local_writes
 from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject, first_bytes
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed
@@ -74,7 +75,9 @@ class MemoryObjectStore:
 
     async def download_file(self, key: str, path: Path) -> None:
         self.requests["GET"] += 1
-        path.write_bytes(self._entry(key).body)
+        body = self._entry(key).body
+        with local_writes(key):
+            path.write_bytes(body)
 
     async def copy(self, source: str, target: str, *, content_type: str) -> None:
         self.requests["COPY"] += 1

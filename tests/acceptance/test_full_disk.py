@@ -1,10 +1,6 @@
 """`up` on a disk that fills up: new work is refused, and everything continues by itself once there is space."""
 
-import contextlib
 import os
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.disks import filled, mounted
 from tests.support.graphs import EMPTY, saved, slow
 from tests.support.up import Up, eventually, finished, up
 
@@ -23,45 +20,8 @@ MOST_JOBS = 20
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A separate file system, outside pytest's folders since a killed test leaves it mounted."""
-    folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-disk-"))
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        folder.rmdir()
-        pytest.skip("mounting a file system is not permitted here")
-    try:
+    with mounted(96) as folder:
         yield folder
-    finally:
-        unmount = ["umount", "--lazy", str(folder)]
-        subprocess.run(unmount, check=True)
-        folder.rmdir()
-
-
-@contextlib.contextmanager
-def filled(disk: Path) -> Iterator[None]:
-    """Keeps the disk full, even if others delete files."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_keep_full, args=(disk / "ballast", ended))
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        (disk / "ballast").unlink()
-
-
-def _keep_full(ballast: Path, ended: threading.Event) -> None:
-    with ballast.open("wb", buffering=0) as file:
-        while not ended.is_set():
-            try:
-                file.write(bytes(64 * 1024))
-            except OSError:
-                time.sleep(0.001)
 
 
 def submit(client: httpx.Client) -> httpx.Response:

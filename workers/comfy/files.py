@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from workers.comfy.engine import ANY_SIZE, EngineSilent, FileRef
 from workers.comfy.http import AnswerTooLarge, ComfyHttp
+from workers.disk import writing
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 from workers.trees import empty_tree, remove_tree
 
@@ -74,7 +75,8 @@ class FolderFiles:
     async def stage(self, name: str, path: Path) -> None:
         segments = _segments(name)
         try:
-            await anyio.to_thread.run_sync(_move_below, self._folders["input"], segments, path, self._owner)
+            with writing(f"the input {name!r}"):
+                await anyio.to_thread.run_sync(_move_below, self._folders["input"], segments, path, self._owner)
         except OSError as error:
             raise StagingFailed(f"{name!r} cannot be put into ComfyUI's input folder: {error.strerror}") from error
 
@@ -112,7 +114,8 @@ class FolderFiles:
         path = _inside(folder, ref)
         taken = into / uuid.uuid4().hex
         try:
-            _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken, max_bytes)
+            with writing(f"the output {ref.filename!r}"):
+                _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken, max_bytes)
             # Checked after the link was made: the name in ComfyUI's folder may belong to another file by now.
             status = taken.lstat()
         except OSError as error:
@@ -180,7 +183,8 @@ class RemoteFiles:
     async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
         path = into / uuid.uuid4().hex
         try:
-            status = await self._http.view(ref.filename, ref.subfolder, ref.type, path, max_bytes=max_bytes)
+            with writing(f"the output {ref.filename!r}"):
+                status = await self._http.view(ref.filename, ref.subfolder, ref.type, path, max_bytes=max_bytes)
         except AnswerTooLarge as error:
             path.unlink()
             raise OutputFailed(f"{ref.filename!r} has more than the {max_bytes} bytes that are allowed") from error
@@ -195,9 +199,10 @@ class RemoteFiles:
 
 
 def new_private_folder(parent: Path) -> Path:
-    """Create a folder of this process that no other user may enter."""
-    parent.mkdir(mode=0o700, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_THIS_WORKER}-", dir=parent))
+    """Create a folder of this process that no other user may enter. Raises `WorkerDiskFull`."""
+    with writing("a folder"):
+        parent.mkdir(mode=0o700, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{_THIS_WORKER}-", dir=parent))
 
 
 def remove_stale_folders(parent: Path) -> None:

@@ -17,7 +17,8 @@ from workers.comfy.http import UNIX
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.leftovers import Leftovers, end_processes_of, remove_shared_objects_of
 from workers.comfy.spec import EngineSpec
-from workers.errors import EngineMisconfigured, EngineUnavailable
+from workers.disk import writing
+from workers.errors import EngineMisconfigured, EngineUnavailable, WorkerDiskFull
 from workers.isolation import EngineUser, Isolation, choose
 from workers.supervise import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
 from workers.trees import remove_tree
@@ -161,12 +162,15 @@ class EngineProcess:
 
     @contextlib.contextmanager
     def _cannot_be_started(self) -> Iterator[None]:
-        """Translate the system's errors to `EngineUnavailable`."""
+        """Translate the system's errors to `EngineUnavailable`, and that of a full disk to `WorkerDiskFull`."""
         try:
-            yield
-        except OSError as error:
+            with writing("the engine's folder"):
+                yield
+        except (OSError, WorkerDiskFull) as error:
             self._remove_socket()
             self._unlock()
+            if isinstance(error, WorkerDiskFull):
+                raise  # it says nothing of the engine
             kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
             raise kind(f"the engine cannot be started: {error}") from error
 

@@ -15,7 +15,7 @@ from workers.comfy.host import HostWrapper, timed
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineSpec
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, WorkerDiskFull
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class SnapshotHost(HostWrapper):
         try:
             await self._host.start()
             self._is_prepared = True
-        except EngineUnavailable as error:
+        except (EngineUnavailable, WorkerDiskFull) as error:
             logger.warning("nothing of the engine is in the snapshot: %s", error)
 
     async def start(self) -> None:

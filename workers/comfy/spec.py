@@ -13,6 +13,7 @@ from storage.intake.host_paths import HostPaths
 from workers.attention import AttentionSetting, EngineAttention
 from workers.comfy.files import PRIVATE, remove_stale_folders
 from workers.comfy.flags import default_flags
+from workers.disk import writing
 from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
 from workers.trees import empty_tree
@@ -79,12 +80,19 @@ class EngineFolders:
         self._mark()
         for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
-        # Between jobs ComfyUI keeps files open in it. What code of an earlier engine left there, such as scripts that
-        # ComfyUI-Manager runs at the next start, ends with that engine.
-        empty_tree(self.user)
+            # Outputs of an engine that died would else fill the disk until a next job, which needs a started engine.
+            # Between jobs ComfyUI keeps files open in `user`. What code of an earlier engine left there, such as
+            # scripts that ComfyUI-Manager runs at the next start, ends with that engine.
+            empty_tree(folder)
         self.private.mkdir(mode=0o700, exist_ok=True)
         remove_stale_folders(self.private)
-        shutil.copytree(ENGINE_SIDE, self.engine_side, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ENGINE_SIDE,
+            self.engine_side,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+            copy_function=_copied,
+        )
 
     def lock(self) -> int:
         """Lock the folders for one worker, and return the descriptor that unlocks them when it is closed.
@@ -231,3 +239,8 @@ def has_accelerator() -> bool:
     """Whether a GPU's device file exists: NVIDIA's, AMD's, or Windows' through WSL. Macs always have a GPU."""
     devices = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
     return sys.platform == "darwin" or any(device.exists() for device in devices)
+
+
+def _copied(source: str, target: str) -> None:
+    with writing("the engine's folder"):  # here, because `copytree` turns each OSError into one without an errno
+        shutil.copy2(source, target)

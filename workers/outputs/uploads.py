@@ -28,6 +28,7 @@ from storage.errors import FileChanged, StorageError
 from storage.jobs.models import Output
 from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
+from workers.disk import writing
 from workers.errors import EngineError, OutputFailed, StorageFailed
 from workers.outputs.media import Facts, content_type_of, examine
 from workers.outputs.names import DistinctNames, safe_folder
@@ -293,5 +294,6 @@ async def _listed_for(node_id: str, shared: asyncio.Task[Output]) -> Output:
 async def _temporary_file(body: bytes) -> AsyncIterator[Path]:
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-output-") as folder:
         path = Path(folder) / "output"
-        path.write_bytes(body)
+        with writing("an output"):
+            path.write_bytes(body)
         yield path
