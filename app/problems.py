@@ -257,8 +257,8 @@ _TYPES = (
     ProblemType(
         "insufficient-storage",
         507,
-        "The disk of the bucket is almost full",
-        "free space on it; jobs that were accepted go on meanwhile, and new ones are taken as soon as there is enough",
+        "A disk of the service is full",
+        "free space on the disk that `detail` names; accepted jobs are kept, new ones are taken once there is enough",
     ),
     ProblemType(
         "outcome-unknown",
@@ -405,6 +405,13 @@ _OF_REQUEST: Mapping[type[storage_errors.StorageError], tuple[str, str]] = {
     ),
     storage_errors.BadCursor: ("bad-cursor", "this cursor was not issued by this list"),
 }
+
+
+def of_full_disk() -> Problem:
+    """Return the problem for a file of a request that did not fit on the API's own disk."""
+    detail = "the disk of the API's temporary files is full, or a quota of it is used up"
+    # The rest of the body may be unread, so the connection cannot serve a further request.
+    return Problem("insufficient-storage", detail, headers={"Retry-After": "60", "connection": "close"})
 
 
 def of_storage(error: storage_errors.StorageError) -> Problem:

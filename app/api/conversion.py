@@ -108,6 +108,7 @@ OPERATIONS = (
         example={"workflow": {"nodes": [{"id": 1, "type": "Note", "widgets_values": ["hello"]}], "links": []}},
         refusals=(
             *BODY_PROBLEMS,
+            "insufficient-storage",
             "validation-error",
             "unknown-gpu",
             "ui-format-workflow",

@@ -187,6 +187,7 @@ OPERATIONS = (
         example={"workflow": WORKFLOW},
         refusals=(
             *BODY_PROBLEMS,
+            "insufficient-storage",
             "validation-error",
             "unknown-gpu",
             "bad-editor-file",

@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -29,6 +30,9 @@ READY_LIFE_S = 2.0
 
 SYSTEM_AGE_S = 1.0
 """The greatest age of an answer of /v1/system. It reads two objects for each pool, and workers change seldom."""
+
+PROBE_BYTES = 64 * 1024
+"""What a probe writes to the folder of temporary files."""
 
 READY_WAIT_S = 1.5
 """Seconds that a probe waits for the check."""
@@ -215,10 +219,11 @@ class _Check:
 
 
 async def _probe(request: Request) -> Ready:
-    """Check the bucket with a read and a write."""
+    """Check the bucket with a read and a write, and the disk of temporary files with a write."""
     services = context_of(request).services
     try:
         services.check_disk()
+        await asyncio.to_thread(_write_temporary_file)
         await services.stores.objects.list(keys.PROBES, limit=1)
         # A bucket with a full disk still serves reads.
         await services.stores.objects.put(keys.probe("ready"), b"probe", content_type="text/plain")
@@ -226,7 +231,15 @@ async def _probe(request: Request) -> Ready:
         return Ready(status="not_ready", detail=str(error))
     except StorageError:
         return NOT_READY
+    except OSError as error:
+        return Ready(status="not_ready", detail=f"the folder of temporary files takes no writes: {error.strerror}")
     return Ready(status="ready", detail="the bucket takes writes")
+
+
+def _write_temporary_file() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
 
 
 OPERATIONS = (
@@ -247,7 +260,7 @@ OPERATIONS = (
         "get",
         "/ready",
         "Whether the API can do its work",
-        {200: ("it can", Ready), 503: ("its bucket does not take writes", Ready)},
+        {200: ("it can", Ready), 503: ("its bucket, or its folder of temporary files, takes no writes", Ready)},
         is_open=True,
     ),
 )

@@ -8,12 +8,13 @@ from starlette.routing import Mount, Route
 
 from app.api.context import Context
 from app.auth import Doorkeeper
-from app.problems import Problem, of_storage, outcome_unknown
+from app.problems import Problem, of_full_disk, of_storage, outcome_unknown
 from app.ui import batches, job, jobs, keys, live, login, static, system, trial, uploads, usage, webhooks, workflows
 from app.ui.guard import ROOT
 from app.ui.pages import environment, problem_page
 from app.ui.routing import page, see_other
 from app.ui.sessions import Sessions
+from storage.bucket.disk import is_full
 from storage.errors import StorageError, StorageUnavailable
 
 
@@ -22,7 +23,12 @@ def pages(context: Context, door: Doorkeeper, sessions: Sessions) -> list[Mount 
     environment()  # parsed now, so that no request waits for it
     made = Starlette(
         routes=ROUTES,
-        exception_handlers={Problem: _on_problem, StorageError: _on_storage_error, HTTPException: _on_http_exception},
+        exception_handlers={
+            Problem: _on_problem,
+            StorageError: _on_storage_error,
+            OSError: _on_os_error,
+            HTTPException: _on_http_exception,
+        },
     )
     made.router.redirect_slashes = False
     made.state.context, made.state.door, made.state.sessions = context, door, sessions
@@ -61,6 +67,12 @@ async def _on_storage_error(request: Request, error: Exception) -> Response:
     if isinstance(error, StorageUnavailable) and request.state.budget.may_have_written:
         return problem_page(request, outcome_unknown())
     return problem_page(request, of_storage(error))
+
+
+async def _on_os_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, OSError) or not is_full(error):
+        raise error
+    return problem_page(request, of_full_disk())
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

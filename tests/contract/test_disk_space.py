@@ -1,6 +1,9 @@
 """With an almost full disk of a local bucket, new work is refused and accepted work can still be read."""
 
-from collections.abc import AsyncIterator
+import base64
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from storage.bucket.disk import BucketDisk
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import DiskAlmostFull, StorageUnavailable
-from tests.support.api_server import BLUE, Api, running_api, submit
+from tests.support.api_server import BLUE, PNG, Api, running_api, submit
+from tests.support.disks import fill, mounted
 
 pytestmark = pytest.mark.anyio
 
@@ -88,3 +92,42 @@ def test_the_minimum_free_space_is_optional(tmp_path: Path) -> None:
     assert not BucketDisk(tmp_path, 0).is_exhausted()
     with pytest.raises(DiskAlmostFull):
         BucketDisk(tmp_path, MORE_THAN_ANY_DISK).check()
+
+
+@pytest.fixture
+def temporary_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small disk for the temporary files of this process."""
+    with mounted(16) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000], ids=["small", "large"])
+async def test_a_file_that_finds_no_space_is_refused(
+    objects: MemoryObjectStore, clock: ManualClock, temporary_disk: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """With a full disk of temporary files, jobs with files get 507 without a traceback, and jobs without run."""
+    picture = base64.b64encode(PNG + bytes(size)).decode()
+    body = {"workflow": BLUE, "media": [{"name": "a.png", "data": picture}]}
+    async with running_api(objects, clock) as api:
+        ballast = fill(temporary_disk)
+        with caplog.at_level(logging.WARNING):
+            refused = await api.client.post("/v1/jobs", json=body)
+        assert (refused.status_code, refused.json()["type"]) == (507, "/problems/insufficient-storage"), refused.text
+        assert "temporary files is full" in refused.json()["detail"]
+        assert "Traceback" not in caplog.text
+        assert (await api.client.post("/v1/jobs", json={"workflow": BLUE})).status_code == 202
+        ballast.unlink()
+        assert (await api.client.post("/v1/jobs", json=body)).status_code != 507
+
+
+async def test_a_fetched_file_that_finds_no_space_is_refused(
+    clock: ManualClock, objects: MemoryObjectStore, temporary_disk: Path
+) -> None:
+    """A file behind a URL that does not fit on the disk of temporary files gets 507, and /ready names that disk."""
+    async with running_api(objects, clock) as api:
+        fill(temporary_disk)
+        refused = await api.client.post("/v1/jobs", json=URL_JOB)
+        assert (refused.status_code, refused.json()["type"]) == (507, "/problems/insufficient-storage"), refused.text
+        ready = await api.client.get("/ready")
+        assert (ready.status_code, "temporary files" in ready.json()["detail"]) == (503, True)
