@@ -58,6 +58,7 @@ def _explain_operation(error: Exception) -> int | None:
     from pydantic_settings import SettingsError
 
     from infra.cloud.port import CloudError, CloudUnreachable
+    from infra.local.connection import BadCredentials
     from infra.local.data_folder import UpRefused
     from infra.local.host import CannotListen
     from infra.local.s3_server import S3ServerFailed
@@ -69,7 +70,7 @@ def _explain_operation(error: Exception) -> int | None:
     match error:
         case ValidationError() | SettingsError():
             return _print(format_errors(error), REFUSED)
-        case UpRefused() | CannotListen() | BadManifest() | BadLock():
+        case UpRefused() | BadCredentials() | CannotListen() | BadManifest() | BadLock():
             return _print(error, REFUSED)
         case CloudUnreachable():
             return _print(error, UNREACHABLE)

@@ -3,11 +3,25 @@
 import os
 import secrets
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from infra.settings import Settings
 from storage.webhooks.signing import new_secret
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class BadCredentials(Exception):
+    """The credentials of a data folder are damaged. The message says what to do, and repeats no value."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {reason}\n"
+            "  → put a copy of it back, or remove it: the next start makes new keys, which your clients and webhook "
+            "receivers then need. Jobs and files stay"
+        )
 
 
 class Credentials(BaseModel):
@@ -15,17 +29,25 @@ class Credentials(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    api_key: str
-    access_key: str
-    secret_key: str
-    webhook_secret: str = Field(default_factory=new_secret)
+    api_key: Text
+    access_key: Text
+    secret_key: Text
+    webhook_secret: Text = Field(default_factory=new_secret)
 
     @classmethod
     def of(cls, data: Path) -> "Credentials":
-        """Read or generate the credentials of a folder, and add those that an older version did not generate."""
+        """Read or generate the credentials of a folder, and add those that an older version did not generate.
+
+        Raises `BadCredentials`.
+        """
         path = data / "credentials.json"
         if path.exists():
-            kept = cls.model_validate_json(path.read_bytes())
+            try:
+                kept = cls.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                first = error.errors(include_input=False)[0]  # an input is a secret
+                place = ".".join(map(str, first["loc"]))
+                raise BadCredentials(path, f"{place}: {first['msg']}" if place else first["msg"]) from None
             replace_private(path, kept.model_dump_json(indent=2))
             return kept
         made = cls(

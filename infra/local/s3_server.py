@@ -55,6 +55,7 @@ STOP_GRACE_S = 3.0
 PORT_POLLS = 20
 """How often the ports are tested, every POLL_S, before they count as taken."""
 START_ATTEMPTS = 4
+MAX_PORT = 65_535
 ADMIN_GRPC_OFFSET = 10_000
 """The admin server's gRPC port is its HTTP port plus this offset. It must be free too."""
 
@@ -104,7 +105,9 @@ class _Ports:
             chosen.discard(s3)
         admin = free_port()
         while (
-            admin in (*chosen, s3) or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET, host)
+            admin in (*chosen, s3)
+            or admin + ADMIN_GRPC_OFFSET > MAX_PORT
+            or not is_free(admin + ADMIN_GRPC_OFFSET, host)
         ):
             admin = free_port()
         by_flag = dict(zip(_PORT_FLAGS, chosen, strict=True))
@@ -217,9 +220,21 @@ class LocalS3Server:
 
     def _kept_port(self) -> int | None:
         try:
-            return int(self._port_file.read_text())
-        except (OSError, ValueError):
+            kept = self._port_file.read_text()
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError):
+            kept = ""
+        with contextlib.suppress(ValueError):
+            if 1 <= int(kept) <= MAX_PORT:
+                return int(kept)
+        logger.warning(
+            "%s is damaged: it names no port from 1 to %d. Another port is chosen, and presigned URLs of before do not "
+            "work; --s3-port sets the port",
+            self._port_file,
+            MAX_PORT,
+        )
+        return None
 
     async def _ports_are_free(self) -> bool:
         """Wait until all ports are free. A server that was just killed may need a moment to close them."""
