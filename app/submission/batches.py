@@ -87,18 +87,23 @@ def _check_work(nodes: int, sets: int, config: ApiConfig) -> None:
 async def _own_jobs(
     preparation: Preparation, requests: Sequence[JobRequest], config: ApiConfig, is_gone: IsGone
 ) -> tuple[PreparedJob, ...]:
-    jobs, nodes, size = [], 0, 0
+    jobs, nodes, size, steps = [], 0, 0, 0
     for position, request in enumerate(requests):
         await _check_connected(position, is_gone)
         jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
         # The size of the request does not bound them: an editor's file repeats its subgraphs and their texts.
         nodes += len(jobs[-1].workflow.graph.nodes)
         size += jobs[-1].workflow.size
+        steps += jobs[-1].workflow.conversion_steps
         if nodes > config.max_batch_nodes:
             detail = f"the jobs up to this one have {nodes} nodes, at most {config.max_batch_nodes} in all are allowed"
             raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
         if size > config.max_batch_graph_bytes:
             detail = f"the graphs up to this job have {size} bytes, at most {config.max_batch_graph_bytes} are allowed"
+            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
+        if steps > config.max_batch_conversion_steps:
+            detail = f"the editor's files up to this job take {steps} steps to convert, at most "
+            detail += f"{config.max_batch_conversion_steps} are allowed (`max_batch_conversion_steps`)"
             raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
         await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)

@@ -62,6 +62,8 @@ class PreparedWorkflow:
     editor_file: bytes | None = None
     document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
     """Where the nodes stand in the editor's file."""
+    conversion_steps: int = 0
+    """The steps that the conversion of the editor's file took."""
 
     @property
     def size(self) -> int:
@@ -78,7 +80,12 @@ class PreparedWorkflow:
     def of_editor(cls, document: Any, catalogue: Catalogue) -> "PreparedWorkflow":
         """Convert a file of ComfyUI's editor. Raises `WorkflowError`."""
         made = convert_for(document, catalogue)
-        return replace(cls.of(made.workflow), editor_file=to_json(document), document_nodes=made.document_nodes)
+        return replace(
+            cls.of(made.workflow),
+            editor_file=to_json(document),
+            document_nodes=made.document_nodes,
+            conversion_steps=made.steps,
+        )
 
     def located(self, error: WorkflowError) -> WorkflowError:
         """Let an error of the graph point into the document that was submitted, if that is a file of the editor."""

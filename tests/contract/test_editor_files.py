@@ -111,9 +111,12 @@ async def test_a_small_file_that_asks_for_much_is_refused(published: Api, path: 
     assert "max_conversion_bytes" in shown["detail"]
 
 
-async def test_the_graphs_of_a_batch_are_limited_together(clock: ManualClock) -> None:
-    """Jobs whose files are small, and their graphs large, take from one limit of bytes."""
-    config = ApiConfig(api_key=KEY, max_batch_graph_bytes=500_000)
+@pytest.mark.parametrize(
+    "limit", [{"max_batch_graph_bytes": 500_000}, {"max_batch_conversion_steps": 700}], ids=["bytes", "steps"]
+)
+async def test_the_conversions_of_a_batch_are_limited_together(clock: ManualClock, limit: dict[str, int]) -> None:
+    """Jobs whose files are small, and their graphs large, take from one limit of bytes and one of steps."""
+    config = ApiConfig(api_key=KEY, **limit)
     inside = [
         {"id": 1, "type": "DemoSource"},
         {
@@ -133,7 +136,7 @@ async def test_the_graphs_of_a_batch_are_limited_together(clock: ManualClock) ->
         await post(api, "/v1/batches", {"jobs": [job] * 2}, 202)
         shown = await post(api, "/v1/batches", {"jobs": [job] * 4}, 422)
     assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("too-many-jobs", "/jobs/2")
-    assert "at most 500000 are allowed" in shown["detail"]
+    assert f"at most {next(iter(limit.values()))} are allowed" in shown["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/workflows/convert", "/v1/workflows/inspect", "/v1/jobs"])

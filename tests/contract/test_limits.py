@@ -138,6 +138,7 @@ TESTED_ELSEWHERE = {
     "max_receiving_requests",
     "max_batch_nodes",
     "max_batch_graph_bytes",
+    "max_batch_conversion_steps",
     "max_webhook_targets",
     "max_body_s",
     "max_fetch_s",

@@ -70,11 +70,15 @@ class DocumentNode:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """The graph in API format, the notes in the order of the nodes, and the editor's node for each node by id."""
+    """The graph in API format, the notes in the order of the nodes, and the editor's node for each node by id.
+
+    `steps` is the work that it took.
+    """
 
     workflow: dict[str, Any]
     notes: Sequence[Note]
     document_nodes: Mapping[str, DocumentNode] = field(default_factory=dict)
+    steps: int = 0
 
 
 def convert(
@@ -96,7 +100,7 @@ def convert(
     emitter = _Emitter(flattener, budget, now or datetime.now().astimezone(), draw or random.randrange)
     emitter.emit(flattener.root)
     emitter.drop_dangling()
-    return Conversion(emitter.workflow, emitter.notes, emitter.document_nodes)
+    return Conversion(emitter.workflow, emitter.notes, emitter.document_nodes, budget.steps)
 
 
 @dataclass
