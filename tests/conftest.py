@@ -1,11 +1,10 @@
-"""Fixtures shared by all tests: one real S3 server per test process, and stores on it or in memory."""
+"""Fixtures shared by all tests: a bucket on a real S3 server for each process, and stores on it or in memory."""
 
-import asyncio
 import gc
 import signal
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -16,11 +15,11 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from infra.local.s3_server import LocalS3Server
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock
+from tests.support.shared_s3 import new_bucket, shared_server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: containers would not stop
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +31,7 @@ settings.load_profile("shared-machine")
 RIVALS = 8
 TOGETHER = ("tests/conformance/", "tests/acceptance/pages/")
 """Tests that may start a real ComfyUI, and those that share a browser."""
+SERVER = pytest.StashKey[Path]()
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -100,18 +100,23 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a process of the run the S3 server, which the controller starts with the first process."""
+    config: pytest.Config = node.config
+    if SERVER not in config.stash:
+        servers = ExitStack()
+        config.stash[SERVER] = servers.enter_context(shared_server())
+        config.add_cleanup(servers.close)
+    node.workerinput["s3_server"] = str(config.stash[SERVER])
+
+
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Config]:
-    """Start one S3 server per test process; each test uses its own prefix."""
-    with tempfile.TemporaryDirectory(prefix="comfyui-modal-tests-") as folder, asyncio.Runner() as runner:
-        server = LocalS3Server(
-            data_dir=Path(folder), bucket="tests", access_key="TESTACCESSKEY", secret_key="test-secret-key"
-        )
-        runner.run(server.start())
-        try:
-            yield server.config()
-        finally:
-            runner.run(server.stop())
+def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Config]:
+    """Return this process's bucket on the run's S3 server; each test uses its own prefix."""
+    run: dict[str, Any] = getattr(request.config, "workerinput", {})
+    with nullcontext(Path(run["s3_server"])) if run else shared_server() as server:
+        yield new_bucket(f"tests-{run.get('workerid', 'alone')}", server)
 
 
 @pytest.fixture
