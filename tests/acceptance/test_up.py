@@ -28,6 +28,7 @@ from infra.local.s3_server import free_port
 from tests.support.api_process import api_process
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
+from tests.support.flood import flooded
 from tests.support.plain_http import NO_TLS
 from tests.support.stream_client import StreamClient
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
@@ -48,6 +49,9 @@ def slow(steps: int, seconds: float) -> dict[str, Any]:
     return {"1": EMPTY, "3": {"class_type": "LiteSlowSteps", "inputs": inputs}, "2": save}
 
 
+CONNECTIONS, CONNECTIONS_IN_SHORT = 4_000, 2_500
+"""More connections than may wait; `make bench` opens 10,000."""
+MAX_GROWTH = 100 * 1024 * 1024
 QUICK = {"COMFYUI_MODAL_LEASE_S": "6", "COMFYUI_MODAL_REAP_INTERVAL_S": "1"}
 """Short intervals, so that a job whose worker was killed soon runs again."""
 
@@ -79,6 +83,20 @@ def running(tmp_path_factory: pytest.TempPathFactory, picture_port: int) -> Iter
     environment = QUICK | {"COMFYUI_MODAL_FETCH_LOOPBACK_PORTS": f"[{picture_port}]"}
     with up(data, "--workers", str(WORKERS), environment=environment) as running:
         yield running
+
+
+@pytest.mark.chaos
+def test_silent_connections_block_no_client(running: Up, is_long: bool) -> None:
+    """During a flood of silent connections health checks pass and memory is bounded, and afterwards a job runs."""
+    # The first test of this `up`: memory that others have freed would hide growth.
+    connection = running.connection
+    number = CONNECTIONS if is_long else CONNECTIONS_IN_SHORT
+    measured = flooded(connection["api_url"], connection["processes"]["api"], number)
+    assert measured.rss_most - measured.rss_before < MAX_GROWTH, measured
+    with running.client() as client:
+        job_id = client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"]
+        assert finished(client, job_id)["status"] == "completed"
+    assert connection["processes"]["api"] == running.connection["processes"]["api"]
 
 
 def test_a_url_of_this_machine_can_be_tried(running: Up, picture_port: int, tmp_path: Path) -> None:

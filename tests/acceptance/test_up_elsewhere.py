@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,50 +18,54 @@ from tests.support.environment import clean_environment
 from tests.support.graphs import example
 from tests.support.plain_http import NO_TLS
 from tests.support.tcp_engine import tcp_engine
-from tests.support.up import COMMAND, finished, up
+from tests.support.up import COMMAND, Up, finished, up
 
 
-@pytest.fixture
-def bucket(s3_config: S3Config) -> dict[str, str]:
-    """The settings of an external bucket, which also saves a test the start of an S3 server that it does not need."""
+def bucket_settings(s3: S3Config) -> dict[str, str]:
+    """Return the settings of an external bucket, with which `up` starts no S3 server."""
     return {
-        "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
-        "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
-        "COMFYUI_MODAL_S3_SECRET_KEY": s3_config.secret_key or "",
+        "COMFYUI_MODAL_S3_ENDPOINT": s3.endpoint_url or "",
+        "COMFYUI_MODAL_S3_ACCESS_KEY": s3.access_key or "",
+        "COMFYUI_MODAL_S3_SECRET_KEY": s3.secret_key or "",
         "COMFYUI_MODAL_S3_PREFIX": f"elsewhere-{uuid.uuid4().hex}",
     }
 
 
-def test_an_external_bucket_needs_only_settings(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def running(s3_server: S3Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Yield an `up` with an external bucket, a ComfyUI that is used by its URL, and another log level."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    settings = bucket_settings(s3_server) | {"COMFYUI_MODAL_LOG_LEVEL": "DEBUG"}
+    with (
+        tcp_engine(LITE, folder / "external") as url,
+        up(folder / "data", "--engine", url, "--bucket", s3_server.bucket, environment=settings) as running,
+    ):
+        assert running.connection["comfyui_url"] == url
+        yield running
+
+
+def test_an_external_bucket_needs_only_settings(running: Up, s3_server: S3Config) -> None:
     """With an external bucket no S3 server is started, the bucket has the job's objects, and other settings apply."""
-    settings = bucket | {"COMFYUI_MODAL_LOG_LEVEL": "DEBUG"}
-    with up(tmp_path / "data", "--bucket", s3_config.bucket, environment=settings) as running:
-        connection = running.connection
-        assert "s3" not in connection["processes"]
-        assert (connection["bucket"], connection["s3_endpoint"]) == (s3_config.bucket, s3_config.endpoint_url)
-        with running.client() as client:
-            job_id = client.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
-            (output,) = finished(client, job_id)["outputs"]
-        assert f"/{s3_config.bucket}/{bucket['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
-        assert httpx.get(output["url"], verify=NO_TLS).text == output["text"] == "hello, world"
-        assert '"level": "DEBUG"' in (running.data / "logs" / "worker-1.log").read_text()
+    connection = running.connection
+    assert "s3" not in connection["processes"]
+    assert (connection["bucket"], connection["s3_endpoint"]) == (s3_server.bucket, s3_server.endpoint_url)
+    with running.client() as client:
+        job_id = client.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
+        (output,) = finished(client, job_id)["outputs"]
+    assert f"/{s3_server.bucket}/{connection['prefix']}/tenants/" in output["url"]
+    assert httpx.get(output["url"], verify=NO_TLS).text == output["text"] == "hello, world"
+    assert '"level": "DEBUG"' in (running.data / "logs" / "worker-1.log").read_text()
 
 
-def test_a_running_comfyui_is_used_by_its_url(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+def test_a_running_comfyui_is_used_by_its_url(running: Up, tmp_path: Path) -> None:
     """Input files and outputs of a ComfyUI that is used by URL are transferred over HTTP."""
     photo = tmp_path / "photo.png"
     photo.write_bytes(_png())
-    options = ("--bucket", s3_config.bucket)
-    with (
-        tcp_engine(LITE, tmp_path / "external") as url,
-        up(tmp_path / "data", "--engine", url, *options, environment=bucket) as running,
-    ):
-        assert running.connection["comfyui_url"] == url
-        done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert (tmp_path / "out" / "still_00001_.png").exists()
-        refused = running.command("doctor")
-        assert refused.returncode == 0, refused.stdout
+    done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out" / "still_00001_.png").exists()
+    examined = running.command("doctor")
+    assert examined.returncode == 0, examined.stdout
 
 
 def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:
@@ -92,23 +97,25 @@ def test_an_unknown_variable_causes_a_warning(tmp_path: Path) -> None:
     assert "has no main.py" in done.stderr
 
 
-def test_an_engine_that_lacks_a_module_stops_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+def test_an_engine_that_lacks_a_module_stops_up(s3_config: S3Config, tmp_path: Path) -> None:
     """`up` exits with the engine's last output instead of restarting it for ever."""
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
     (comfyui / "main.py").write_text("import torch_that_is_not_there\n")
     options = ("--port", "0", "--engine", str(comfyui), "--bucket", s3_config.bucket)
-    done = refused_up(tmp_path / "data", *options, environment=bucket | {"COMFYUI_PYTHON": sys.executable})
+    done = refused_up(
+        tmp_path / "data", *options, environment=bucket_settings(s3_config) | {"COMFYUI_PYTHON": sys.executable}
+    )
     assert done.returncode == 2
     assert "worker-1: the engine ended while it was starting" in done.stderr
     assert "No module named 'torch_that_is_not_there'" in done.stderr
 
 
-def test_an_invalid_workflow_stops_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+def test_an_invalid_workflow_stops_up(s3_config: S3Config, tmp_path: Path) -> None:
     """`up` exits with the workflow's file and field, and leaves no process running."""
     (tmp_path / "workflows").mkdir()
     (tmp_path / "workflows" / "mine.toml").write_text('title = "Mine"\n')
-    environment = bucket | {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
+    environment = bucket_settings(s3_config) | {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
     options = ("--port", "0", "--bucket", s3_config.bucket)
     done = refused_up(tmp_path / "data", *options, environment=environment)
     assert (done.returncode, "api: mine.toml: graph: Field required" in done.stderr) == (2, True), done.stderr
