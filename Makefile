@@ -39,8 +39,10 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 	$(BIN)/deptry .
 	cd client && ../$(BIN)/deptry src
 
-test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
-	$(BIN)/pytest
+test: setup ## Everything CI runs: unit, contract and acceptance tests, and make check beside them
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; \
+	{ $(MAKE) --no-print-directory check >"$$log" 2>&1 || { cat "$$log"; exit 1; }; } & checking=$$!; \
+	$(BIN)/pytest; failed=$$?; wait $$checking && cat "$$log" || failed=1; exit $$failed
 
 coverage: setup ## The tests and the demo, and the lines and branches that they do not reach
 	rm -rf .coverage
