@@ -18,6 +18,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 REASON = "cannot start: "
 """What such a process writes last, before the reason."""
+YOUNG_OBJECTS = 10_000
+"""New objects after which the garbage collector examines them."""
 
 ROOT = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  pathlib could be shadowed here
 
@@ -41,7 +43,11 @@ def run(module: str, arguments: list[str]) -> int:
     if os.path.basename(ROOT) not in ("site-packages", "dist-packages"):  # noqa: PTH119
         sys.path[:0] = [ROOT, CLIENT]
     sys.argv = [module, *arguments]
+    import gc  # built in, so that nothing can shadow it
     import runpy
+
+    # What modules make while they are imported stays. With Python's 700, collections are a tenth of a start's time.
+    gc.set_threshold(YOUNG_OBJECTS)
 
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -14,6 +14,8 @@ ARENAS = 2
 MAPPED_FROM = 256 * 1024
 """Blocks of this size are mapped separately. An explicit value also stops the threshold from growing."""
 TRIM_EVERY_S = 10.0
+YOUNG_OBJECTS = 700
+"""New objects after which the garbage collector examines them: Python's own default."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -38,11 +40,13 @@ async def keep_trimmed() -> None:
 
 
 def freeze_heap() -> None:
-    """Exclude all loaded objects from later garbage collections. Call it once, at the end of the start."""
+    """Exclude all loaded objects from later garbage collections, and collect often. Call it once, after the start."""
     # A full collection over the modules alone holds the interpreter's lock for 30 ms, and parsing a large document
     # causes several, for which other requests would wait.
     gc.collect()
     gc.freeze()
+    # `comfyui_modal.run` starts with fewer collections, but what requests leave must not stay long.
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _glibc() -> ctypes.CDLL | None:

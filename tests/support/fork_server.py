@@ -67,9 +67,11 @@ def _forked(message: bytes, files: list[int]) -> dict[str, Any]:
 
 
 def main() -> None:
+    gc.disable()  # imported objects stay
     for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.freeze()  # a collection in a child would copy all memory
+    gc.enable()
     wanted = serve(socket.socket(fileno=int(sys.argv[1])))
     if wanted is None:
         return
