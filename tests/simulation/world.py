@@ -64,6 +64,7 @@ SETTINGS = Settings(
     engine_stall_s=20,
     log_interval_s=5,
     max_attempts=3,
+    min_free_bytes=0,  # as many as the simulated engine reports
 )
 CHAOS_S = (20.0, 50.0)
 SETTLING_S = 1800.0
