@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.compose.worker import attempt_policy, overlap_policy
+from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import LocalDiskFull
@@ -92,6 +94,13 @@ async def test_a_worker_waits_for_free_space(bench: Bench, disk: Path, caplog: p
         await serving
     assert {(record.status, record.attempt) for record in ended} == {(Status.COMPLETED, 1)}
     assert caplog.text.count("the worker has to wait") == 1
+
+
+async def test_the_setting_applies_to_claims_and_to_files_fetched_ahead() -> None:
+    """The minimum of free space holds before a claim, and is left by the input files of the job after it."""
+    settings = Settings(bucket="b", min_free_bytes=MORE_THAN_ANY_DISK)
+    assert attempt_policy(settings).min_free_bytes == MORE_THAN_ANY_DISK
+    assert overlap_policy(settings).free_bytes == MORE_THAN_ANY_DISK
 
 
 async def test_files_of_earlier_jobs_are_removed_instead_of_waited_for(bench: Bench, disk: Path) -> None:
