@@ -1,6 +1,6 @@
 """`comfyui-modal doctor`: checks the guarantees on which this product relies. Each finding says what to do.
 
-Each check of the bucket creates one probe object under `probes/` and removes it. A store that silently ignores
+Checks of the bucket create one probe object each under `probes/` and remove it. A store that silently ignores
 conditional writes, as several small S3 servers do, would lose jobs, so the check fails.
 """
 
@@ -13,15 +13,13 @@ import httpx
 from app import __version__
 from infra.findings import REACHABLE, Check, CheckFailed, Note
 from storage import keys
+from storage.bucket.clock_skew import SET_CLOCK, clock_fault, seconds_ahead
 from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
+from storage.errors import ClockWrong, ObjectNotFound, PreconditionFailed, StorageError
 from workers.comfy.http import ComfyHttp
 from workers.comfy.system import system_facts
 from workers.errors import EngineUnavailable
-
-MAX_SKEW_S = 30.0
-"""The largest tolerated clock skew: half of a lease, which lasts a minute. Presigned URLs last minutes."""
 
 HTTP_TIMEOUT_S = 10.0
 READY_TRIES = 3
@@ -31,9 +29,10 @@ READY_PAUSE_S = 1.0
 class BucketChecks:
     """Checks of the bucket. Each returns what it found or raises `CheckFailed`."""
 
-    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, objects: ObjectStore, clock: Clock, *, lease_s: float) -> None:
         self._objects = objects
         self._clock = clock
+        self._lease_s = lease_s
 
     def all(self) -> dict[str, Check]:
         return self.gate() | self.guarantees()
@@ -91,19 +90,10 @@ class BucketChecks:
         raise CheckFailed("the bucket ignores If-Match on PutObject", _NO_CONDITIONS)
 
     async def clock(self) -> str:
-        key = _probe_key()
-        try:
-            await self._objects.put(key, b"probe", content_type="text/plain")
-            theirs = (await self._objects.head(key)).last_modified
-        finally:
-            await _forget(self._objects, key)
-        skew_s = (self._clock.now() - theirs).total_seconds()
-        if abs(skew_s) > MAX_SKEW_S:
-            raise CheckFailed(
-                f"this machine's clock is {skew_s:+.0f} s off the bucket's",
-                "set the clock by NTP: signatures expire by it",
-            )
-        return f"{abs(skew_s):.0f} s apart"
+        ahead_s = await seconds_ahead(self._objects, self._clock)
+        if (fault := clock_fault(ahead_s, self._lease_s)) is not None:
+            raise CheckFailed(fault, f"{SET_CLOCK}: leases and signatures go by it")
+        return "not known: the bucket's answers have no date" if ahead_s is None else f"{abs(ahead_s):.0f} s apart"
 
     async def presigned_download(self) -> str:
         key = _probe_key()
@@ -135,6 +125,8 @@ class BucketChecks:
 
 def _reach(error: StorageError) -> str:
     """Say what to do about a bucket that cannot be reached."""
+    if isinstance(error, ClockWrong):
+        return SET_CLOCK
     if "no credentials" in str(error):
         return (
             "set COMFYUI_MODAL_S3_ACCESS_KEY and COMFYUI_MODAL_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and "

@@ -7,6 +7,7 @@ StorageError
 │   └── BudgetSpent       it did not answer within what the request may wait for it
 ├── LocalDiskFull         an object did not fit on the disk of the process that reads it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
+│   ├── ClockWrong        this machine's clock differs from the bucket's
 │   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
 ├── RangeBeyondEnd        the object ends before the first requested byte (in `storage.bucket._s3_clients`)
 ├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
@@ -70,6 +71,10 @@ class LocalDiskFull(StorageError):
 
 class StorageRefused(StorageError):
     """The bucket refuses this client: credentials, bucket name or policy are wrong."""
+
+
+class ClockWrong(StorageRefused):
+    """This machine's clock differs from the bucket's by more than leases or signatures tolerate."""
 
 
 class RecordUnreadable(StorageError):

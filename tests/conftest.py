@@ -16,7 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from storage.bucket.memory import MemoryObjectStore
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import KeyPage, ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock
 from tests.support.shared_s3 import new_bucket, shared_server
@@ -136,12 +136,30 @@ def clock() -> ManualClock:
     return ManualClock(START)
 
 
+class DatedS3(S3ObjectStore):
+    """The real bucket, whose answers have the date of the test's clock."""
+
+    def __init__(self, config: S3Config, clock: ManualClock) -> None:
+        super().__init__(config)
+        self._clock = clock
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+        return replace(await super().list(prefix, after=after, limit=limit), answered_at=self._clock.now())
+
+
+@pytest.fixture
+async def dated_s3(s3_config: S3Config, clock: ManualClock) -> AsyncIterator[DatedS3]:
+    objects = DatedS3(s3_config, clock)
+    yield objects
+    await objects.close()
+
+
 @pytest.fixture
 def objects(request: pytest.FixtureRequest, clock: ManualClock) -> ObjectStore:
     """Return an implementation of the port; `pytest_generate_tests` chooses which."""
     if request.param == "memory":
         return MemoryObjectStore(clock)
-    store: S3ObjectStore = request.getfixturevalue("s3_objects")
+    store: DatedS3 = request.getfixturevalue("dated_s3")
     return store
 
 

@@ -131,7 +131,7 @@ async def _failed_here(checks: "CloudChecks", console: Terminal) -> int:
     if settings is None:
         return failed + await show({"bucket": bucket_not_seen}, console)
     async with open_objects(settings) as objects:
-        bucket = BucketChecks(objects, SystemClock())
+        bucket = BucketChecks(objects, SystemClock(), lease_s=settings.lease_s)
         unreachable = await show(bucket.gate(), console)
         return failed + (unreachable or await show(bucket.guarantees(), console))
 

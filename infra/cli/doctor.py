@@ -39,7 +39,7 @@ async def _examine_local(data: Path) -> int:
         )
     console = Terminal()
     async with open_objects(settings) as objects:
-        bucket = BucketChecks(objects, SystemClock())
+        bucket = BucketChecks(objects, SystemClock(), lease_s=settings.lease_s)
         failed = await show(bucket.gate(), console)
         # Without a bucket each of the others would fail for the same reason.
         checks: dict[str, Check] = {} if failed else bucket.guarantees()

@@ -46,17 +46,18 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher, *, is_o
         receivers=receiver_rules(settings, stores.api_keys),
         workflows=library(settings.workflows_dir),
         disk=bucket_disk(settings),
-        examine_bucket=partial(_bucket_findings, stores, Redactor(settings.secret_values())),
+        examine_bucket=partial(_bucket_findings, settings, stores),
     )
 
 
-async def _bucket_findings(stores: Stores, redacted: Redactor) -> list[Finding]:
+async def _bucket_findings(settings: Settings, stores: Stores) -> list[Finding]:
     """Run the doctor's checks of the bucket. Their texts come from libraries too, so they are redacted."""
     # Imported when it is asked for: an API that is never asked starts without it.
     from infra.doctor import BucketChecks
     from infra.findings import examine
 
-    checks = BucketChecks(stores.objects, stores.clock)
+    redacted = Redactor(settings.secret_values())
+    checks = BucketChecks(stores.objects, stores.clock, lease_s=settings.lease_s)
     found = [finding async for finding in examine(checks.gate())]
     if all(finding.holds for finding in found):
         found += [finding async for finding in examine(checks.guarantees())]

@@ -23,4 +23,5 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
         "asset": stores.assets,
     }
     backlog = Backlog(stores, Tickets(launcher, stores.objects), lease=timedelta(seconds=settings.lease_s))
-    return Reaper(TimerSweep(handlers, stores.objects, stores.clock), backlog)
+    timers = TimerSweep(handlers, stores.objects, stores.clock, lease_s=settings.lease_s)
+    return Reaper(timers, backlog)

@@ -24,6 +24,7 @@ from infra.local.host import LOOPBACK, CannotListen, listening
 from infra.local.processes import is_child, local_stores, run, say_ready
 from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
+from storage.bucket.clock_skew import warn_of_wrong_clock
 from storage.concurrency import in_background
 from storage.launcher import NoLauncher
 
@@ -70,7 +71,8 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         server = _Server(config, settings, app.state.context.end_waits)
         freeze_heap()
         parent = (server.end_with_parent(),) if is_child(settings) else ()
-        async with in_background(*parent, keep_trimmed()):
+        clock = warn_of_wrong_clock(stores.objects, stores.clock, settings.lease_s)
+        async with in_background(*parent, keep_trimmed(), clock):
             await server.serve(sockets=[listener])
 
 

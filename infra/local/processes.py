@@ -25,7 +25,10 @@ from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings, format_errors
+from storage.bucket.clock_skew import require_right_clock, warn_of_wrong_clock
 from storage.bucket.s3 import S3Config
+from storage.concurrency import in_background
+from storage.errors import ClockWrong
 from storage.launcher import NoLauncher
 from storage.stores import Stores
 from workers.errors import EngineMisconfigured, EngineUnavailable, WorkerDiskFull
@@ -48,9 +51,10 @@ async def serve_worker(settings: Settings) -> int:
         try:
             # Counted starts fail the jobs of an engine that cannot start. An engine by URL is only not reachable yet.
             if isinstance(engine, RunningEngine):
-                await worker.start()
+                start = worker.start()
             else:
-                await counted_starts(settings, stores, engine).run(worker.start)
+                start = counted_starts(settings, stores, engine).run(worker.start)
+            await _with_right_clock(settings, stores, start)
             await worker.serve(stop)
         except EngineMisconfigured:
             raise  # `run` ends the process with MISCONFIGURED, so that `up` does not start it again
@@ -62,6 +66,19 @@ async def serve_worker(settings: Settings) -> int:
     return 0
 
 
+async def _with_right_clock(settings: Settings, stores: Stores, start: Coroutine[Any, Any, None]) -> None:
+    """Await the start of a worker. Raises `ClockWrong` instead if its jobs would look lost to other machines."""
+    # The clock is checked meanwhile, because the bucket's first LIST loads its client for 0.2 s.
+    starting = asyncio.create_task(start)
+    try:
+        await require_right_clock(stores.objects, stores.clock, settings.lease_s)
+    except BaseException:
+        starting.cancel()  # a counted start is withdrawn
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
+    await starting
+
+
 async def serve_reaper(settings: Settings) -> None:
     from infra.compose.reaper import reaper
 
@@ -69,6 +86,7 @@ async def serve_reaper(settings: Settings) -> None:
     async with local_stores(settings) as stores:
         sweeper = reaper(settings, stores, NoLauncher())
         say_ready(settings)
+        await warn_of_wrong_clock(stores.objects, stores.clock, settings.lease_s)
         while not stop.is_set():
             await sweeper.sweep()
             with contextlib.suppress(TimeoutError):
@@ -83,7 +101,8 @@ async def serve_deliverer(settings: Settings) -> None:
     async with local_stores(settings) as stores:
         deliverer = dispatcher(settings, stores, webhook_transport(settings, stores))
         say_ready(settings)
-        await deliverer.serve(stop)
+        async with in_background(warn_of_wrong_clock(stores.objects, stores.clock, settings.lease_s)):
+            await deliverer.serve(stop)
 
 
 def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
@@ -94,7 +113,7 @@ def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
         return comfyui_modal.refuse(format_errors(fault))
     try:
         return asyncio.run(serve(settings)) or 0
-    except (BadSetting, BadWorkflow, EngineMisconfigured) as fault:
+    except (BadSetting, BadWorkflow, ClockWrong, EngineMisconfigured) as fault:
         return comfyui_modal.refuse(str(fault))
 
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,10 @@ from infra.on_modal.adapters import ModalSignal, modal_launcher
 from infra.on_modal.watched_snapshot import watched_snapshot
 from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings
+from storage.bucket.clock_skew import require_right_clock
 from storage.bucket.s3 import S3ObjectStore
+from storage.concurrency import both
+from storage.errors import ClockWrong
 from storage.stores import Stores
 from storage.tickets import Tickets
 from workers.attention_memory import AttentionMemory
@@ -114,6 +118,7 @@ class TicketWorker:
         self._tickets = Tickets(modal_launcher(settings, stores), stores.objects)
         host = self._prepared or engine_host(settings, engine_environment(), self._memory)
         self._starts = counted_starts(settings, stores, host)
+        self._require_clock = partial(require_right_clock, stores.objects, stores.clock, settings.lease_s)
         self._start_worker = lambda: self._started(settings, stores, host)
         try:
             self._run(self._begin())
@@ -131,12 +136,20 @@ class TicketWorker:
         if self.is_broken and self._problem is not None:
             raise self._problem
         # During a pause this container fails the waiting tickets. If it ended, each would start a container of its own.
-        await self._starts.check()
+        await both(self._starts.check(), self._check_clock())
         try:
             await self._starts.run(self._start_worker)
         except (EngineUnavailable, WorkerDiskFull) as problem:
             self.is_broken, self._problem = True, problem
             raise
+
+    async def _check_clock(self) -> None:
+        """Raise `EngineUnavailable` if this machine's clock is wrong: its jobs would look lost to the reaper."""
+        try:
+            await self._require_clock()
+        except ClockWrong as error:
+            self.is_broken, self._problem = True, EngineUnavailable(str(error))
+            raise self._problem from None
 
     async def _started(self, settings: Settings, stores: Stores, host: EngineHost) -> None:
         host = host if isinstance(host, WarmHost) else warm(settings, host)

@@ -4,12 +4,21 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from html import unescape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageRefused, StorageUnavailable
+from storage.errors import (
+    ClockWrong,
+    ObjectNotFound,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+    StorageUnavailable,
+)
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -22,6 +31,8 @@ _START, _END = b"<Contents>", b"</Contents>"
 _NEXT = re.compile(rb"</Contents>\s*<Contents>")
 _KEY = re.compile(rb"<Key>([^<]*)</Key>")
 _TRY_LATER = frozenset({408, 429})
+_TOO_SKEWED = "RequestTimeTooSkewed"
+"""S3 refuses signatures that differ from its clock by more than 15 minutes."""
 _REFUSALS = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem"})
 
 
@@ -111,6 +122,15 @@ def keys_of(answer: Any) -> list[str]:
     return [unquote_plus(text) for text in texts] if answer.get("EncodingType") == "url" else texts
 
 
+def date_of(answer: Any) -> datetime | None:
+    """Return the time of a response by the server's clock; None if it has none, or one that is no date."""
+    try:
+        date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (LookupError, ValueError):
+        return None
+    return date if date.tzinfo is not None else None
+
+
 def _take_out(response_dict: Any, customized_response_dict: Any, **_: Any) -> None:
     """Extract the keys from a response body. A body in an unknown form is left to the SDK."""
     body: bytes = response_dict["body"]
@@ -169,6 +189,8 @@ def of_answer(status: int, code: str, key: str) -> StorageError:
         return PreconditionFailed(key)
     if status == 416:
         return RangeBeyondEnd(key)
+    if code == _TOO_SKEWED:
+        return ClockWrong("the bucket refuses this client: this machine's clock is wrong; set it, for example by NTP")
     if 400 <= status < 500 and status not in _TRY_LATER:
         return StorageRefused(f"the bucket refuses this client: {code or status}")
     return StorageUnavailable(f"{key}: the bucket answered {status} {code}".rstrip())

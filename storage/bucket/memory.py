@@ -87,7 +87,7 @@ class MemoryObjectStore:
         self.requests["LIST"] += 1
         # S3 orders keys by their bytes.
         found = sorted((key for key in self._entries if key.startswith(prefix) and key > after), key=str.encode)
-        return KeyPage(tuple(found[:limit]), more=len(found) > limit)
+        return KeyPage(tuple(found[:limit]), len(found) > limit, self._clock.now())
 
     async def delete(self, *keys: str) -> None:
         self.requests["DELETE"] += 1 if keys else 0

@@ -35,10 +35,14 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """One page of a LIST: keys in UTF-8 order; `more` is true if another page follows the last key."""
+    """One page of a LIST: keys in UTF-8 order; `more` is true if another page follows the last key.
+
+    `answered_at` is the time of the answer by the bucket's clock, in whole seconds; None if the answer names none.
+    """
 
     keys: tuple[str, ...]
     more: bool
+    answered_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

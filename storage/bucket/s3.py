@@ -22,6 +22,7 @@ from storage import keys
 from storage.bucket._s3_clients import (
     RangeBeyondEnd,
     S3Config,
+    date_of,
     keys_of,
     make_client,
     of_entry,
@@ -118,7 +119,8 @@ class S3ObjectStore:
             ),
             prefix,
         )
-        return KeyPage(tuple(key.removeprefix(self._prefix) for key in keys_of(answer)), more=answer["IsTruncated"])
+        found = tuple(key.removeprefix(self._prefix) for key in keys_of(answer))
+        return KeyPage(found, answer["IsTruncated"], date_of(answer))
 
     async def delete(self, *keys: str) -> None:
         for start in range(0, len(keys), DELETE_BATCH):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 async def findings(config: S3Config, clock: ManualClock | SystemClock) -> dict[str, Finding]:
     objects = S3ObjectStore(config)
-    found = {finding.check: finding async for finding in examine(BucketChecks(objects, clock).all())}
+    found = {finding.check: finding async for finding in examine(BucketChecks(objects, clock, lease_s=60).all())}
     await objects.close()
     return found
 

@@ -253,7 +253,7 @@ async def test_the_time_of_a_lane_is_limited(clock: ManualClock) -> None:
         for _ in range(PAGE):
             timer = Timer.new(clock.now(), "batch", "t", str(uuid.uuid4()), armed_at=clock.now(), lane=lane)
             await objects.put(timer.key, b"")
-    sweep = TimerSweep({"batch": Slow()}, objects, clock)
+    sweep = TimerSweep({"batch": Slow()}, objects, clock, lease_s=LEASE_S)
     assert await sweep.sweep() == ["batch"] * 8
     assert handled == ["active"] * 4 + ["retained"] * 4
     assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 4
@@ -274,7 +274,7 @@ async def test_tenants_take_turns_in_a_lane(clock: ManualClock) -> None:
         armed = clock.now() - timedelta(seconds=PAGE + 2 - number)
         timer = Timer.new(armed, "batch", tenant, str(uuid.uuid4()), armed_at=armed, lane="active")
         await objects.put(timer.key, b"")
-    await TimerSweep({"batch": Slow()}, objects, clock).sweep()
+    await TimerSweep({"batch": Slow()}, objects, clock, lease_s=LEASE_S).sweep()
     assert "beta" in handled[:2]
 
 

@@ -196,7 +196,7 @@ async def test_an_upload_expires(shop: Shop) -> None:
 async def test_bytes_that_arrive_after_an_upload_expired_are_removed(shop: Shop) -> None:
     """Bytes that a presigned URL stores after the upload has expired are removed."""
     uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
-    timers = TimerSweep({"upload": uploads}, shop.objects, shop.clock)
+    timers = TimerSweep({"upload": uploads}, shop.objects, shop.clock, lease_s=60)
     upload, _, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
     shop.pass_time(hours=3)
     await timers.sweep()

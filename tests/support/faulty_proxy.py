@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Literal, get_args
 
 import aiohttp
@@ -30,7 +32,7 @@ class FaultyProxy:
     `faults` are used one per request whose method is in `methods`; other requests pass. Any other request meets a
     random fault with `probability`, and `met` counts these. Of `ignored_headers` the proxy acts as a server that does
     not know them, and `unknown` queries get status 501. `seen` lists the method and path, query included, of each
-    request. Requests whose path has `held` in it are never answered.
+    request. Requests whose path has `held` in it are never answered. `ahead` is added to the date of each answer.
     """
 
     upstream: str
@@ -42,6 +44,7 @@ class FaultyProxy:
     ignored_headers: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
     held: str | None = None
+    ahead: timedelta = timedelta()
     passed: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
     hangs_after: int | None = None
@@ -110,6 +113,8 @@ class FaultyProxy:
         ) as answer:
             dropped = {"transfer-encoding"} if request.method == "HEAD" else {"transfer-encoding", "content-length"}
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
+            if self.ahead:
+                kept["Date"] = format_datetime(datetime.now(UTC) + self.ahead, usegmt=True)
             return web.Response(status=answer.status, headers=kept, body=await answer.read())
 
 
