@@ -35,7 +35,12 @@ REQUEST_S = 0.025
 TENANT = "default"
 LONG_S = 3600
 SETTINGS = Settings(
-    bucket="rounds", lease_s=LONG_S, queue_poll_s=LONG_S, log_interval_s=LONG_S, progress_interval_s=LONG_S
+    bucket="rounds",
+    lease_s=LONG_S,
+    queue_poll_s=LONG_S,
+    log_interval_s=LONG_S,
+    progress_interval_s=LONG_S,
+    min_free_bytes=0,  # as many as the simulated engine reports
 )
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
