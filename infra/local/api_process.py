@@ -70,9 +70,12 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         )
         server = _Server(config, settings, app.state.context.end_waits)
         freeze_heap()
-        parent = (server.end_with_parent(),) if is_child(settings) else ()
-        clock = warn_of_wrong_clock(stores.objects, stores.clock, settings.lease_s)
-        async with in_background(*parent, keep_trimmed(), clock):
+        # The worker of `up` checks this machine's clock, and the bucket's first LIST loads a client of 16 MB.
+        if is_child(settings):
+            own = server.end_with_parent()
+        else:
+            own = warn_of_wrong_clock(stores.objects, stores.clock, settings.lease_s)
+        async with in_background(own, keep_trimmed()):
             await server.serve(sockets=[listener])
 
 
