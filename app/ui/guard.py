@@ -104,7 +104,9 @@ def check_embedding(request: Request) -> None:
     but could hold the streams of the key.
     """
     is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
-    if is_foreign and request.headers.get("sec-fetch-mode") != "navigate":
+    # A frame is a navigation too, but not to a document.
+    is_link = request.headers.get("sec-fetch-mode") == "navigate"
+    if is_foreign and not (is_link and request.headers.get("sec-fetch-dest", "document") == "document"):
         raise Problem("cross-site-request", "the browser says that another page asked for this")
 
 

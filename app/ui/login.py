@@ -58,23 +58,25 @@ async def new_link(request: Request) -> Response:
 
 
 async def show_link(request: Request) -> Response:
-    """Ask before a link is followed: one that another site opened would log its visitor in with another key."""
+    """Ask before a link is followed, and say whose key it is: somebody else may have made and sent it."""
+    # Always: a browser does not tell a link that was typed from a redirect of any site that somebody went to.
     token = request.query_params.get("token", "")
-    if request.headers.get("sec-fetch-site") == "none":  # from the address bar or another program, not from a page
-        return await _followed(request, token)
-    return render(request, "open.html", token=token)
+    holder = await sessions_of(request).holder_of_link(token)
+    if holder is None:
+        return _refused_link(request)
+    session = session_or_none(request)
+    present = session.holder if session is not None and session.holder.kid != holder.kid else None
+    return render(request, "open.html", token=token, holder=holder, present=present)
 
 
 async def follow_link(request: Request) -> Response:
-    return await _followed(request, form(request).get("token", ""))
+    cookie = await sessions_of(request).follow(form(request).get("token", ""), is_secure=is_https(request))
+    return _refused_link(request) if cookie is None else _logged_in(request, cookie, ROOT)
 
 
-async def _followed(request: Request, token: str) -> Response:
-    cookie = await sessions_of(request).follow(token, is_secure=is_https(request))
-    if cookie is None:
-        refusal = Problem("unauthorized", "this link was used already, or is older than a minute")
-        return render(request, "login.html", 401, wanted=ROOT, refusal=refusal)
-    return _logged_in(request, cookie, ROOT)
+def _refused_link(request: Request) -> Response:
+    refusal = Problem("unauthorized", "this link was used already, or is older than a minute")
+    return render(request, "login.html", 401, wanted=ROOT, refusal=refusal)
 
 
 def _logged_in(request: Request, token: str, path: str) -> Response:

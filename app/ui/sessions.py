@@ -81,8 +81,22 @@ class Sessions:
         """Return a token that `follow` exchanges for a session once."""
         return await self._issued(_LINK, principal.kid, self._clock.now() + LINK_LIFE)
 
+    async def holder_of_link(self, token: str) -> Principal | None:
+        """Return whose key a link's token is of; None for one that is invalid, expired or used."""
+        found = await self._unused(token)
+        return None if found is None else found[0]
+
     async def follow(self, token: str, *, is_secure: bool) -> str | None:
         """Return the cookie of a new session for a link's token; None for one that is invalid, expired or used."""
+        found = await self._unused(token)
+        if found is None:
+            return None
+        now, (principal, link) = self._clock.now(), found
+        self._used[link] = now + LINK_LIFE
+        return await self._issued(self._session_purpose(is_secure=is_secure), principal.kid, now + SESSION_LIFE)
+
+    async def _unused(self, token: str) -> tuple[Principal, tuple[str, str]] | None:
+        """Return the holder of a link's token, and what marks the link as used."""
         found = await self._checked(_LINK, token)
         if found is None:
             return None
@@ -91,8 +105,7 @@ class Sessions:
         link = (principal.kid, match["nonce"])
         if link in self._used or sum(kid == principal.kid for kid, _ in self._used) >= MOST_LINKS:
             return None
-        self._used[link] = now + LINK_LIFE
-        return await self._issued(self._session_purpose(is_secure=is_secure), principal.kid, now + SESSION_LIFE)
+        return principal, link
 
     async def session_of(self, token: str, *, is_secure: bool) -> Session | None:
         """Return the session of a cookie; None if it is invalid or expired, or its key is no longer valid.

@@ -17,6 +17,7 @@ from tests.support.records import OUTPUT
 pytestmark = pytest.mark.anyio
 
 LARGEST_PAGE = 2 * 1024 * 1024
+FRAME = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
 SAME_SITE = {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}
 
 
@@ -69,10 +70,12 @@ async def test_another_page_embeds_none_of_ours(memory_api: Api) -> None:
     """A page of another port cannot ask for ours as a part of itself, nor hold a stream; a link from it works."""
     async with logged_in(memory_api) as browser:
         for path in ("/ui/jobs", "/ui/events", "/ui/login"):
-            refused = await browser.client.get(path, headers=SAME_SITE)
-            assert (refused.status_code, "another page" in refused.text) == (403, True), path
+            for asked in (SAME_SITE, SAME_SITE | FRAME):
+                refused = await browser.client.get(path, headers=asked)
+                assert (refused.status_code, "another page" in refused.text) == (403, True), path
         followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
-        assert (await browser.client.get("/ui/jobs", headers=followed)).status_code == 200
+        for destination in ({}, {"sec-fetch-dest": "document"}):
+            assert (await browser.client.get("/ui/jobs", headers=followed | destination)).status_code == 200
 
 
 async def test_a_link_leaves_no_trace(memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:

@@ -229,8 +229,8 @@ async def test_links_of_one_key_do_not_end_those_of_another(memory_api: Api) -> 
     async with await memory_api.client_of("acme") as acme, browser_of(memory_api) as browser:
 
         async def followed(client: httpx.AsyncClient) -> int:
-            path = (await client.post("/ui/links")).json()["path"]
-            return (await browser.client.get(path, headers={"sec-fetch-site": "none"})).status_code
+            token = (await client.post("/ui/links")).json()["path"].partition("token=")[2]
+            return (await browser.post("/ui/open", {"token": token})).status_code
 
         answers = [await followed(acme) for _ in range(MOST_LINKS + 1)]
         assert (set(answers[:-1]), answers[-1]) == ({303}, 401)
@@ -270,24 +270,38 @@ async def test_a_login_leads_to_no_other_site(memory_api: Api, path: str) -> Non
     assert answer.headers["location"] == "/ui/jobs"
 
 
-async def test_a_link_logs_in_once_and_not_from_another_page(memory_api: Api, clock: ManualClock) -> None:
-    """A one-time link opens one session within a minute; a page that leads there gets a question and no session."""
+@pytest.mark.parametrize("site", ["none", "cross-site", "same-origin", None])
+async def test_a_link_logs_in_once_and_after_a_question(memory_api: Api, clock: ManualClock, site: str | None) -> None:
+    """A one-time link asks, wherever it was opened, with the tenant and key, and opens one session within a minute."""
     async with browser_of(memory_api) as browser:
         assert (await browser.client.post("/ui/links")).status_code == 401
         first, second = [(await memory_api.client.post("/ui/links")).json()["path"] for _ in range(2)]
-        followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
-        asked = await browser.client.get(first, headers=followed)
-        assert (asked.status_code, "set-cookie" in asked.headers) == (200, False)
-        opened = await browser.client.get(first, headers={"sec-fetch-site": "none"})
+        token = first.partition("token=")[2]
+        followed = {} if site is None else {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+        for _ in range(2):
+            asked = await browser.client.get(first, headers=followed)
+            assert (asked.status_code, "set-cookie" in asked.headers) == (200, False)
+            assert "of the tenant <b>default</b>" in asked.text
+            assert "logged in now" not in asked.text
+        opened = await browser.post("/ui/open", {"token": token})
         assert (opened.status_code, opened.headers["location"]) == (303, "/ui/jobs")
         assert (await browser.get("/ui/jobs")).status_code == 200
         browser.client.cookies.clear()
-        for path in (first, first.replace("open?token=", "open?token=x")):
-            again = await browser.client.get(path, headers={"sec-fetch-site": "none"})
-            assert (again.status_code, "set-cookie" in again.headers) == (401, False)
+        for used in (token, f"x{token}"):
+            shown = await browser.client.get(f"/ui/open?token={used}", headers=followed)
+            again = await browser.post("/ui/open", {"token": used})
+            for answer in (shown, again):
+                assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
         clock.set(clock.now() + LINK_LIFE + timedelta(seconds=1))
-        late = await browser.client.get(second, headers={"sec-fetch-site": "none"})
-        assert late.status_code == 401
+        assert (await browser.client.get(second, headers=followed)).status_code == 401
+
+
+async def test_a_link_of_another_key_says_so(memory_api: Api) -> None:
+    """A link that would replace a session by one of another key names both."""
+    async with await memory_api.client_of("other") as other, logged_in(memory_api) as browser:
+        shown = (await browser.client.get((await other.post("/ui/links")).json()["path"])).text
+    assert "of the tenant <b>other</b>" in shown
+    assert "logged in now by the key" in shown
 
 
 async def test_a_link_is_no_cookie_and_a_cookie_no_link(memory_api: Api) -> None:
@@ -298,8 +312,8 @@ async def test_a_link_is_no_cookie_and_a_cookie_no_link(memory_api: Api) -> None
         browser.client.cookies.clear()
         page = await browser.client.get("/ui/jobs", headers={"cookie": f"{name}={link}"})
         assert page.status_code == 303
-        opened = await browser.client.get(f"/ui/open?token={cookie}", headers={"sec-fetch-site": "none"})
-        assert opened.status_code == 401
+        assert (await browser.client.get(f"/ui/open?token={cookie}")).status_code == 401
+        assert (await browser.post("/ui/open", {"token": cookie})).status_code == 401
 
 
 async def test_every_answer_of_the_pages_has_a_strict_policy(memory_api: Api) -> None:
