@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from storage.tickets import Tickets
 from tests.support.api_server import PNG
 from tests.support.disks import fill, mounted
 from tests.support.graphs import EMPTY, saved
+from tests.support.records import a_job
 from tests.support.workbench import ENGINE_ENVIRONMENT, Bench, quick_policy, serve_once, workbench
 from workers.comfy.engine import FileRef
 from workers.comfy.files import FolderFiles
@@ -29,7 +31,9 @@ from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.drain import Drain
 from workers.errors import WorkerDiskFull
 from workers.loop import RETRY_S
+from workers.outputs.uploads import OutputUploads, UploadPolicy
 from workers.starts import CountedStarts
+from workflows.messages import Executed
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +43,7 @@ FLOOR = 8 * MIB
 MORE_THAN_ANY_DISK = 2**60
 QUICK = {"1": EMPTY, "2": saved()}
 WITH_FILE = {"1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}, "2": saved()}
+TEXT = {"1": {"class_type": "LiteEmit", "inputs": {"ui": '{"text": ["words"]}', "write": ""}}}
 
 
 @pytest.fixture
@@ -163,6 +168,27 @@ async def test_inputs_and_outputs_that_do_not_fit(tmp_path: Path, disk: Path) ->
         await files.stage("photo.png", tmp_path / "photo.png")
     with pytest.raises(WorkerDiskFull, match=r"made\.png"):
         await files.fetch(FileRef("made.png", "", "output"), disk)
+
+
+async def test_values_are_stored_although_the_systems_disk_is_full(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that a node returns needs no space in the system's folder for temporary files."""
+    async with workbench(tmp_path) as bench:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        fill(disk)
+        done = await bench.run(TEXT)
+    assert [output.text for output in done.outputs] == ["words"], done.error_detail
+
+
+async def test_a_value_that_does_not_fit_on_the_workers_disk(careless: Bench, disk: Path) -> None:
+    """A value that cannot be written to the worker's own disk fails because of the disk."""
+    uploads = OutputUploads(careless.host.engine, careless.objects, a_job(attempt=1), UploadPolicy())
+    fill(disk)
+    await uploads.add(Executed("prompt", "1", "1", {"text": ["words" * MIB]}))
+    with pytest.raises(WorkerDiskFull, match=r"text_output_1\.txt"):
+        await uploads.all()
+    await uploads.close()
 
 
 async def test_a_start_on_a_full_disk_does_not_count(disk: Path, objects: ObjectStore, clock: ManualClock) -> None:

@@ -3,18 +3,16 @@
 Several files are uploaded at once, each while it is hashed and measured.
 
 An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
-soon as every output was fetched. Outputs are listed in the order in which their nodes finished, then in each node's
+soon as every output was fetched. Values and pictures that come in messages are written there too. Outputs are listed in the order in which their nodes finished, then in each node's
 own order.
 """
 
 import asyncio
 import shutil
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +81,7 @@ class OutputUploads:
         self._policy = policy
         self._fetching = asyncio.Semaphore(policy.parallel)
         self._storing = asyncio.Semaphore(policy.parallel)
-        self._folder: Path | None = None  # until the first fetch
+        self._folder: Path | None = None  # until the first output
         self._fetches: list[asyncio.Task[Path]] = []
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
@@ -149,7 +147,7 @@ class OutputUploads:
         return tuple(await gather(*self._uploads))
 
     async def close(self) -> None:
-        """Stop the uploads that still run and remove the fetched files."""
+        """Stop the uploads that still run and remove their files."""
         tasks = [*self._uploads, *self._fetches]
         for task in tasks:
             task.cancel()
@@ -200,9 +198,7 @@ class OutputUploads:
 
     async def _fetch(self, ref: FileRef) -> Path:
         async with self._fetching:
-            if self._folder is None:
-                self._folder = self._engine.files.private_folder()
-            return await self._engine.files.fetch(ref, self._folder, max_bytes=self._policy.max_output_bytes)
+            return await self._engine.files.fetch(ref, self._own_folder(), max_bytes=self._policy.max_output_bytes)
 
     async def _file(self, node_id: str, ref: FileRef, named: _Named, fetch: asyncio.Task[Path]) -> Output:
         path, most = await fetch, self._policy.max_output_bytes
@@ -213,9 +209,22 @@ class OutputUploads:
             return await self._store(node_id, path, named, size)
 
     async def _inline(self, node_id: str, found: InlineOutput, named: _Named, *, is_repeated: bool) -> Output:
-        async with self._storing, _temporary_file(found.body) as path:
-            output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
+        async with self._storing:
+            path = self._own_folder() / f"inline-{named.position}"
+            try:
+                with writing(f"the output {named.filename!r}"):
+                    path.write_bytes(found.body)
+                output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
+            finally:
+                path.unlink(missing_ok=True)
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
+
+    def _own_folder(self) -> Path:
+        """Return the folder of these outputs, which `close` removes. Raises `WorkerDiskFull`."""
+        # Not the system's folder for temporary files, which may be on a disk that `WorkerDisk` does not examine.
+        if self._folder is None:
+            self._folder = self._engine.files.private_folder()
+        return self._folder
 
     async def _examined_and_sent(self, key: str, path: Path, filename: str, content_type: str, size: int) -> Facts:
         """Upload a file while it is hashed and measured, and return its facts."""
@@ -288,12 +297,3 @@ def _size_of(path: Path) -> int | None:
 async def _listed_for(node_id: str, shared: asyncio.Task[Output]) -> Output:
     # Shielded, since a cancellation of this output must not cancel the upload of the other node's.
     return (await asyncio.shield(shared)).model_copy(update={"node_id": node_id})
-
-
-@asynccontextmanager
-async def _temporary_file(body: bytes) -> AsyncIterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="comfyui-modal-output-") as folder:
-        path = Path(folder) / "output"
-        with writing("an output"):
-            path.write_bytes(body)
-        yield path
