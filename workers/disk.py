@@ -23,19 +23,14 @@ def writing(what: str) -> Iterator[None]:
     """Convert the failure of a write of `what` to a full disk, or beyond a disk quota, into `WorkerDiskFull`."""
     try:
         yield
-    except LocalDiskFull as error:
-        raise WorkerDiskFull(_FULL.format(what=what)) from error
-    except OSError as error:
-        if not is_full(error):
+    except (LocalDiskFull, OSError) as error:
+        if isinstance(error, OSError) and not is_full(error):
             raise
-        raise WorkerDiskFull(_FULL.format(what=what)) from error
-
-
-_FULL = "{what} could not be written: this worker's disk is full"
+        raise WorkerDiskFull(f"{what} could not be written: this worker's disk is full") from error
 
 
 class WorkerDisk:
-    """`min_free_bytes` must be free before a job is claimed."""
+    """Whether the disk has room for another job. `min_free_bytes` must be free before one is claimed."""
 
     def __init__(self, min_free_bytes: int) -> None:
         self._min_free_bytes = min_free_bytes

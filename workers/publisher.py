@@ -3,12 +3,12 @@
 It is published when the engine becomes ready and again at intervals, since it is valid for a limited time.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from storage.concurrency import both
 from storage.errors import EngineInfoTooLarge, StorageError
 from storage.jobs.models import Runtime
 from storage.pools.engine_info import FILES_LIFE
@@ -74,10 +74,8 @@ class Publisher:
             await self._stores.engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
             self._published_at, self._is_too_large = self._stores.clock.now(), False
         except EngineInfoTooLarge as error:
-            self._published_at, self._is_too_large = (
-                self._stores.clock.now(),
-                True,
-            )  # a second try would cost as much and fail as well
+            # Counts as published: a second try would cost as much and fail as well.
+            self._published_at, self._is_too_large = self._stores.clock.now(), True
             logger.warning("graphs are checked for their structure alone: %s", error)
         except StorageError as error:
             logger.warning("what the engine can do was not published: %s", error)
@@ -87,7 +85,7 @@ class Publisher:
         now, is_damaged = self._stores.clock.now(), False
         if now - self._use_published_at >= PUBLISH_USE_EVERY:
             self._use_published_at = now
-            _, is_damaged = await asyncio.gather(self._publish_use(), self._is_damaged(now))
+            _, is_damaged = await both(self._publish_use(), self._is_damaged(now))
         if not is_damaged and now - self._published_at < REPUBLISH_EVERY:
             return
         try:

@@ -73,16 +73,16 @@ class EngineFolders:
         return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
-        """Create the folders for a start of the engine. They are wiped before each job.
+        """Create the folders for a start of the engine, and empty those that it writes to.
 
         Raises `EngineMisconfigured` for foreign files, `OSError` if a folder cannot be made or emptied.
         """
         self._mark()
         for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
-            # Outputs of an engine that died would else fill the disk until a next job, which needs a started engine.
-            # Between jobs ComfyUI keeps files open in `user`. What code of an earlier engine left there, such as
-            # scripts that ComfyUI-Manager runs at the next start, ends with that engine.
+            # Jobs empty them too, but a full disk may let no engine start, and so no job: outputs of an engine that
+            # died would stay. Of `user` jobs empty a part, since ComfyUI keeps files open in it. The rest, such as
+            # scripts that ComfyUI-Manager runs at the next start, must not outlive the engine whose code wrote it.
             empty_tree(folder)
         self.private.mkdir(mode=0o700, exist_ok=True)
         remove_stale_folders(self.private)
@@ -97,14 +97,17 @@ class EngineFolders:
     def lock(self) -> int:
         """Lock the folders for one worker, and return the descriptor that unlocks them when it is closed.
 
-        Raises `EngineMisconfigured` for foreign files and if another worker has the lock.
+        Raises `EngineMisconfigured` for foreign files and if another worker has the lock, `OSError` if the file system
+        has no locks.
         """
         self._mark()
-        lock = os.open(self.parent / MARKER, os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(self.parent / MARKER, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(lock)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise EngineMisconfigured(
                 f"{self.parent} is in use by another worker, and a worker empties its folders: "
                 "set COMFYUI_MODAL_ENGINE_DIR to a folder of its own for each"
