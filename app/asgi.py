@@ -1,8 +1,6 @@
 """`create_app` builds the HTTP API over given services. Importing the module does no work."""
 
 import asyncio
-import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +22,7 @@ from app.comfy_v2.middleware import ComfyV2Middleware
 from app.loop_shares import LoopShares
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware, LoopShareMiddleware
 from app.openapi import OPERATIONS
-from app.problems import Problem, of_full_disk, of_storage, outcome_unknown
+from app.problems import Problem, of_os_error, of_storage, outcome_unknown
 from app.services import Services
 from app.shared import SharedReads
 from app.streams.feeds import Feeds
@@ -36,12 +34,9 @@ from app.ui.routing import MOST_PAGES
 from app.ui.sessions import Sessions
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
-from storage.bucket.disk import is_full
 from storage.errors import StorageError, StorageUnavailable
 from storage.jobs.feed import JobFeed
 from storage.stores import Stores
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(services: Services) -> Starlette:
@@ -160,11 +155,7 @@ async def _on_storage_error(request: Request, error: StorageError) -> Response:
 
 
 async def _on_os_error(_: Request, error: OSError) -> Response:
-    """Answer a request whose files do not fit on the API's disk. Any other error is a crash."""
-    if not is_full(error):
-        raise error
-    logger.warning("the disk of the temporary files (%s) is full", tempfile.gettempdir())
-    return of_full_disk().response()
+    return of_os_error(error).response()
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

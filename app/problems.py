@@ -3,6 +3,8 @@
 `type` is a path of this API that explains the problem. `docs/reference/problems.md` lists the same types.
 """
 
+import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from app.outcome import outcome_of
 from storage import errors as storage_errors
+from storage.bucket.disk import is_full
 from workflows.errors import WorkflowError
 from workflows.report import Report, shown_hint
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 PATH = "/problems"
@@ -407,8 +412,11 @@ _OF_REQUEST: Mapping[type[storage_errors.StorageError], tuple[str, str]] = {
 }
 
 
-def of_full_disk() -> Problem:
-    """Return the problem for a file of a request that did not fit on the API's own disk."""
+def of_os_error(error: OSError) -> Problem:
+    """Log and convert a full disk of the API's temporary files. Raises any other error."""
+    if not is_full(error):
+        raise error
+    logger.warning("the disk of the temporary files (%s) is full", tempfile.gettempdir())
     detail = "the disk of the API's temporary files is full, or a quota of it is used up"
     # The rest of the body may be unread, so the connection cannot serve a further request.
     return Problem("insufficient-storage", detail, headers={"Retry-After": "60", "connection": "close"})

@@ -8,13 +8,12 @@ from starlette.routing import Mount, Route
 
 from app.api.context import Context
 from app.auth import Doorkeeper
-from app.problems import Problem, of_full_disk, of_storage, outcome_unknown
+from app.problems import Problem, of_os_error, of_storage, outcome_unknown
 from app.ui import batches, job, jobs, keys, live, login, static, system, trial, uploads, usage, webhooks, workflows
 from app.ui.guard import ROOT
 from app.ui.pages import environment, problem_page
 from app.ui.routing import page, see_other
 from app.ui.sessions import Sessions
-from storage.bucket.disk import is_full
 from storage.errors import StorageError, StorageUnavailable
 
 
@@ -70,9 +69,8 @@ async def _on_storage_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_os_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, OSError) or not is_full(error):
-        raise error
-    return problem_page(request, of_full_disk())
+    assert isinstance(error, OSError)  # noqa: S101  as above
+    return problem_page(request, of_os_error(error))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """With an almost full disk of a local bucket, new work is refused and accepted work can still be read."""
 
 import base64
+import json
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import DiskAlmostFull, StorageUnavailable
 from tests.support.api_server import BLUE, PNG, Api, running_api, submit
+from tests.support.browsers import logged_in
 from tests.support.disks import fill, mounted
 
 pytestmark = pytest.mark.anyio
@@ -131,3 +133,17 @@ async def test_a_fetched_file_that_finds_no_space_is_refused(
         assert (refused.status_code, refused.json()["type"]) == (507, "/problems/insufficient-storage"), refused.text
         ready = await api.client.get("/ready")
         assert (ready.status_code, "temporary files" in ready.json()["detail"]) == (503, True)
+
+
+async def test_a_form_that_finds_no_space_gets_a_page(
+    memory_api: Api, temporary_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page whose form needs a temporary file explains the full disk, which is logged without a traceback."""
+    graph = json.dumps(BLUE | {"3": {"class_type": "Note", "inputs": {"text": "x" * 100_000}}})
+    async with logged_in(memory_api) as browser:
+        token = await browser.token()
+        fill(temporary_disk)
+        refused = await browser.post("/ui/try", {"csrf": token, "graph": graph})
+    assert (refused.status_code, "temporary files is full" in refused.text) == (507, True), refused.text
+    assert f"({temporary_disk}) is full" in caplog.text
+    assert "Traceback" not in caplog.text

@@ -3,8 +3,8 @@
 Several files are uploaded at once, each while it is hashed and measured.
 
 An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
-soon as every output was fetched. Values and pictures that come in messages are written there too. Outputs are listed in the order in which their nodes finished, then in each node's
-own order.
+soon as every output was fetched. Values and pictures that come in messages are written there too. Outputs are listed in
+the order in which their nodes finished, then in each node's own order.
 """
 
 import asyncio
