@@ -53,7 +53,9 @@ async def test_a_stream_that_ends_is_continued(clock: ManualClock, open_client: 
             await work(api, OUTPUT)
             events = await following
     names = [event.data.get("status", event.name) for event in events]
-    assert names == ["queued", "output", "completed"]
+    # On a busy machine streams may begin between the claim and the end, and each has the progress of that moment.
+    assert [name for name in names if name not in ("running", "progress")] == ["queued", "output", "completed"]
+    assert names.count("running") <= 1
 
 
 async def test_a_job_is_retried(memory_api: Api, open_client: OpenClient) -> None:
