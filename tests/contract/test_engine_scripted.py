@@ -254,7 +254,7 @@ async def test_a_slow_consumer_does_not_block_the_socket() -> None:
         await everything_sent.wait()
 
     async with serving(script) as server:
-        follower = Follower(server.url)
+        follower = Follower(server.url, replace(QUICK, linger_s=10.0))  # 8 MB of messages on a busy machine
         await follower.follow(wait)
     steps = [message.value for message in follower.messages if isinstance(message, Progress)]
     assert steps[-1] == snapshots - 1

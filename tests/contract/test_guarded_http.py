@@ -343,7 +343,7 @@ async def test_clients_that_do_not_read_short_responses_are_disconnected(ending:
 
 @pytest.mark.parametrize(
     "limits",
-    [HeadLimits(write_s=0.5), HeadLimits(max_waiting=1, grace_s=0.0, write_s=3600)],
+    [HeadLimits(write_s=1.5), HeadLimits(max_waiting=1, grace_s=0.0, write_s=3600)],
     ids=["timed out", "too many"],
 )
 async def test_the_kernel_keeps_nothing_for_a_client_that_does_not_read(limits: HeadLimits) -> None:
