@@ -15,7 +15,7 @@ from app.services import Services
 from app.submission.byte_quota import ByteQuota
 from app.submission.input_files import LocalFile, PreparedFile
 from app.submission.preparation import PreparedJob
-from storage.errors import AssetNotFound, IdempotencyKeyReused
+from storage.errors import IdempotencyKeyReused
 from storage.jobs.active_jobs import ActiveJobs
 
 RETRY_S = 5
@@ -63,11 +63,12 @@ class Quotas:
             try:
                 await self.admit_targets({url for url in targets if url is not None})
                 yield admission
-            except (Problem, IdempotencyKeyReused, AssetNotFound):
+            except (Problem, IdempotencyKeyReused):
                 admission.is_used = False
                 raise
             finally:
-                # A refused request brought nothing. After a failure the job may exist, so its bytes stay charged.
+                # A refused request brought nothing. After a failure, or where an asset was deleted while others were
+                # copied, the job or a part of it may exist, so its bytes stay charged.
                 if not admission.is_used:
                     await self._bytes.give_back(size)
 

@@ -62,9 +62,10 @@ async def create(request: Request) -> Response:
             name=fields.get("name") or None,
             graphs=_graphs(fields.get("graphs", "")) if is_operator(principal) else None,
         )
-        # The key of the settings has no record and no end.
-        holder = None if principal.kid == KID_OF_SETTINGS else await context.stores.api_keys.live(principal.kid)
-        if holder is not None:
+        if principal.kid != KID_OF_SETTINGS:  # that one has no record and no end
+            holder = await context.stores.api_keys.live(principal.kid)
+            if holder is None:
+                raise Problem("unauthorized", "your own key has ended")
             record = _no_wider(record, holder)
     except ValidationError as error:
         first = error.errors()[0]

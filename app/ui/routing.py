@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from app.api.context import context_of, tenant_of
+from app.auth import RECHECK
 from app.ui.forms import Form, form_of
 from app.ui.guard import CSRF_FIELD, ROOT, check_embedding, check_origin, check_token
 from app.ui.pages import page_headers
@@ -51,6 +52,8 @@ def action(path: str, handler: Handler, name: str, *, is_public: bool = False) -
         async with form_of(request, is_public=is_public) as fields:
             if session is not None and not is_public:
                 check_token(request, session, fields.get(CSRF_FIELD))
+                # Again, since a form may take half a minute: its key may have been revoked, or ended, meanwhile.
+                await request.scope["state"][RECHECK]()
             request.state.form = {field: text for field, text in fields.items() if field != CSRF_FIELD}
             return await handler(request)
 

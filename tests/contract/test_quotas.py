@@ -251,6 +251,23 @@ async def test_an_output_that_many_jobs_of_a_batch_copy_is_charged_for_each(cloc
             assert (await api.client.post("/v1/batches", json=batch)).status_code == status
 
 
+async def test_a_batch_that_is_refused_while_its_files_are_copied_stays_charged(clock: ManualClock) -> None:
+    """Where an output is removed while others are copied, the copies lie in the bucket for a while, and are charged."""
+    async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=3 * len(PNG)) as api:
+        jobs = []
+        for is_there in (True, False):
+            job_id = (await submit(api.client)).json()["job_id"]
+            key = keys.output("default", job_id, 1, 0, "x.png")
+            if is_there:
+                await api.objects.put(key, PNG)
+            await work(api, OUTPUT.model_copy(update={"key": key, "size_bytes": len(PNG)}))
+            (output,) = (await api.client.get(f"/v1/jobs/{job_id}")).json()["outputs"]
+            jobs.append({"workflow": LOADS_A_PICTURE, "media": [{"name": "a.png", "asset_id": output["asset_id"]}]})
+        refused = await api.client.post("/v1/batches", json={"jobs": jobs})
+        assert refused.json()["type"] == "/problems/unknown-asset"
+        assert [(await upload(api.client, count * len(PNG))).status_code for count in (2, 1)] == [429, 201]
+
+
 @pytest.mark.parametrize(
     ("path", "document"),
     [

@@ -1,9 +1,10 @@
 """Sessions of the pages: login, logout, the cookie, the origin of forms, tenants, and the headers of every answer."""
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import pytest
@@ -222,6 +223,37 @@ async def test_a_key_makes_no_wider_key(memory_api: Api, clock: ManualClock) -> 
         await browser.submit("/ui/keys", "/ui/keys", **{"scope.jobs:write": "on", "life": "never"})
     (made,) = [one for one in await memory_api.stores.api_keys.all() if one.scopes == ("jobs:write",)]
     assert (made.tenant, made.expires_at, made.graphs) == ("acme", ends_at, "strangers")
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_form_that_arrives_after_its_key_has_ended_does_nothing(
+    memory_api: Api, clock: ManualClock, end: str
+) -> None:
+    """A form that began under a valid key and arrives after the key's end is refused: it could make another key."""
+    key, record = new_record("acme", now=clock.now(), scopes=["admin"], expires_at=clock.now() + timedelta(minutes=1))
+    await memory_api.stores.api_keys.add(record)
+    async with logged_in(memory_api, key) as browser:
+        fields = {"csrf": await browser.token(), "scope.jobs:write": "on", "life": "never"}
+        begun, has_ended = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"life=never&"
+            begun.set()
+            await has_ended.wait()
+            yield urlencode(fields).encode()
+
+        origin = str(browser.client.base_url).rstrip("/")
+        headers = {"origin": origin, "content-type": "application/x-www-form-urlencoded"}
+        sending = asyncio.create_task(browser.client.post("/ui/keys", content=slow(), headers=headers))
+        await begun.wait()
+        await asyncio.sleep(0.05)  # the request's head has been read
+        if end == "revoked":
+            await memory_api.stores.api_keys.revoke(record.kid)
+        else:
+            clock.set(clock.now() + timedelta(minutes=2))
+        has_ended.set()
+        assert (await sending).status_code == 401
+    assert [one.kid for one in await memory_api.stores.api_keys.all() if one.tenant == "acme"] == [record.kid]
 
 
 async def test_links_of_one_key_do_not_end_those_of_another(memory_api: Api) -> None:
