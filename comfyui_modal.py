@@ -18,8 +18,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 REASON = "cannot start: "
 """What such a process writes last, before the reason."""
-YOUNG_OBJECTS = 10_000
-"""New objects after which the garbage collector examines them."""
+YOUNG_OBJECTS_AT_START = 10_000
+"""New objects after which the garbage collector examines them; later as well, unless a process changes it."""
 
 ROOT = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  pathlib could be shadowed here
 
@@ -47,7 +47,8 @@ def run(module: str, arguments: list[str]) -> int:
     import runpy
 
     # What modules make while they are imported stays. With Python's 700, collections are a tenth of a start's time.
-    gc.set_threshold(YOUNG_OBJECTS)
+    # Only the API, whose requests leave cycles, returns to that (`infra.memory`).
+    gc.set_threshold(YOUNG_OBJECTS_AT_START)
 
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.outcome import outcome_of
 from storage import errors as storage_errors
-from storage.bucket.disk import is_full
+from storage.local_disk import is_full
 from workflows.errors import WorkflowError
 from workflows.report import Report, shown_hint
 

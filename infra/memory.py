@@ -45,7 +45,7 @@ def freeze_heap() -> None:
     # causes several, for which other requests would wait.
     gc.collect()
     gc.freeze()
-    # `comfyui_modal.run` starts with fewer collections, but what requests leave must not stay long.
+    # `comfyui_modal.run` lets a start collect less often, but what requests leave must not stay long.
     gc.set_threshold(YOUNG_OBJECTS)
 
 

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage.bucket.disk import is_full
 from storage.errors import LocalDiskFull
+from storage.local_disk import is_full
 from workers.comfy.engine import EngineFiles
 from workers.errors import WorkerDiskFull
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from s3transfer.utils import OSUtils
 
-from storage.bucket.disk import local_writes
 from storage.errors import FileChanged
+from storage.local_disk import local_writes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -1,13 +1,10 @@
-"""Full disks: that of the bucket, if its server runs on this machine, and those of local files."""
+"""The free space of the bucket's disk, if the bucket's server runs on this machine."""
 
-import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.errors import DiskAlmostFull, LocalDiskFull
+from storage.errors import DiskAlmostFull
 
 SERVER_RESERVE = 0.01
 """SeaweedFS makes all its volumes read-only below this free fraction of the disk; it cannot be configured."""
@@ -34,19 +31,3 @@ class BucketDisk:
         """Raise `DiskAlmostFull` if new data must not be accepted."""
         if missing := self.missing_bytes():
             raise DiskAlmostFull(missing)
-
-
-def is_full(error: OSError) -> bool:
-    """Whether a write failed because the disk is full, or a quota of the disk is used up."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def local_writes(display_key: str) -> Iterator[None]:
-    """Convert a full local disk into `LocalDiskFull`, so that the bucket is not blamed."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise LocalDiskFull(f"{display_key}: {error.strerror}") from error

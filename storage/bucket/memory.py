@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from storage.bucket.disk import local_writes
 from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject, first_bytes
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.local_disk import local_writes
 
 _LONGEST_SEGMENT = 255
 

@@ -86,16 +86,22 @@ async def test_added_models_do_not_fail_on_unreadable_engine_information(clock: 
     assert objects.contents()[ENGINE] == b"damaged"
 
 
-@pytest.mark.parametrize("damage", [b"damaged", None])
-async def test_a_running_worker_publishes_again(clock: ManualClock, tmp_path: Path, damage: bytes | None) -> None:
-    """A worker notices within a minute that its engine's object is damaged or gone, and publishes it again."""
-    objects = CountedBucket(clock)
+async def announced(objects: CountedBucket, clock: ManualClock, folder: Path) -> Publisher:
+    """Returns the publisher of a worker whose engine is published."""
     stores = make_stores(Settings(bucket="tests"), objects, MemorySignal(), clock)
-    host = SimulatedHost(Faults(0, NONE), tmp_path / "output")
+    host = SimulatedHost(Faults(0, NONE), folder / "output")
     await host.start()
     publisher = Publisher(WorkerIdentity("w", "default"), host, stores)
     await publisher.announce()
     await publisher.keep_announced()
+    return publisher
+
+
+@pytest.mark.parametrize("damage", [b"damaged", None])
+async def test_a_running_worker_publishes_again(clock: ManualClock, tmp_path: Path, damage: bytes | None) -> None:
+    """A worker notices within a minute that its engine's object is damaged or gone, and publishes it again."""
+    objects = CountedBucket(clock)
+    publisher = await announced(objects, clock, tmp_path)
     if damage is None:
         await objects.delete(ENGINE)
     else:
@@ -108,12 +114,7 @@ async def test_a_running_worker_publishes_again(clock: ManualClock, tmp_path: Pa
 async def test_workers_of_a_pool_accept_what_the_others_publish(clock: ManualClock, tmp_path: Path) -> None:
     """A worker fetches what another has published once, and replaces it only when it is due."""
     objects = CountedBucket(clock)
-    stores = make_stores(Settings(bucket="tests"), objects, MemorySignal(), clock)
-    host = SimulatedHost(Faults(0, NONE), tmp_path / "output")
-    await host.start()
-    publisher = Publisher(WorkerIdentity("w", "default"), host, stores)
-    await publisher.announce()
-    await publisher.keep_announced()
+    publisher = await announced(objects, clock, tmp_path)
     clock.set(clock.now() + timedelta(seconds=1))
     await EngineInfoStore(objects, clock).publish("default", {"Other": {}})
     costs = []

@@ -209,6 +209,13 @@ def test_the_api_has_a_shorter_bucket_timeout_than_workers(clock: ManualClock) -
     assert s3_config(settings).read_timeout_s == 30
 
 
+def test_the_files_of_a_tenant_leave_a_transfer_of_the_api_to_others() -> None:
+    """In the API all transfers but one may be of the same tenant; a worker, which serves one job, uses all."""
+    settings = Settings(bucket="b")
+    assert (api_s3_config(settings).transfer_threads, api_s3_config(settings).transfers_of_tenant) == (4, 3)
+    assert s3_config(settings).transfers_of_tenant is None
+
+
 async def test_a_large_batch_has_a_larger_budget(deployment: Deployment) -> None:
     """A large batch whose requests exceed the budget of a single job is accepted and can be cancelled."""
     batch = {"workflow": BLUE, "input_sets": [[]] * 100}
