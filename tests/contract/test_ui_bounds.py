@@ -1,18 +1,23 @@
 """What the pages withstand: jobs with a thousand of everything, other pages that embed ours, and eyes on links."""
 
+import asyncio
 import json
 import logging
 import re
 
 import pytest
 
+from app.config import ApiConfig
 from app.ui.job import MOST_VALUE, MOST_VALUES
 from app.ui.live import MOST_OUTPUTS
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
 from storage.jobs.models import Input
-from tests.support.api_server import BLUE, KEY, Api, submit, work
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.browsers import browser_of, logged_in
 from tests.support.records import OUTPUT
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +105,21 @@ async def test_a_link_leaves_no_trace(memory_api: Api, caplog: pytest.LogCapture
 
 def _reads(node: str) -> dict[str, object]:
     return {"inputs": {"images": [node, 0], "filename_prefix": "x"}}
+
+
+async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualClock) -> None:
+    """A form whose bytes or values are many waits for one of its tenant's places, and for no second one."""
+    config = ApiConfig(api_key=KEY, max_receiving_requests=2)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, logged_in(api) as browser:
+        token = await browser.token()
+
+        async def check(graph: str) -> int:
+            return (await browser.post("/ui/try/check", {"csrf": token, "graph": graph})).status_code
+
+        places = api.app.state.context.receiving
+        leave = await places.enter("default")
+        waiting = [asyncio.create_task(check(json.dumps(graph))) for graph in ([[]] * 3_000, ["x" * 100_000])]
+        await until(lambda: len(places._of_tenant["default"]._waiters or ()) == len(waiting))
+        assert await check("[]") == 200
+        leave()
+        assert await asyncio.gather(*waiting) == [200, 200]
