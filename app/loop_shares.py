@@ -128,13 +128,14 @@ class Metered(Coroutine[Any, None, T]):
         return self._charged(self._work.send, value)
 
     def throw(self, *failure: Any) -> Any:
+        # Not put off: a cancellation must not wait for other steps of the group.
         return self._charged(self._work.throw, *failure)
 
     def close(self) -> None:
         self._work.close()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self  # it has the methods of a generator that `await` uses
+        return self  # `await` uses `__next__`, `send`, `throw` and `close` of what this returns
 
     def __next__(self) -> Any:
         return self.send(None)
@@ -151,7 +152,10 @@ class Metered(Coroutine[Any, None, T]):
 
 
 async def metered(shares: LoopShares, group: str, work: Awaitable[T]) -> T:
-    """Await `work` at the expense of the group, and so all tasks that it starts."""
+    """Await `work` and charge its steps to the group, as those of all tasks that it starts.
+
+    A loop with a task factory of its own keeps that; then the steps of such tasks are not charged.
+    """
     loop, payer = asyncio.get_running_loop(), Payer(shares, group)
     if _payer.get() == payer:  # uvicorn starts a pipelined request in the context of the one before
         return await work

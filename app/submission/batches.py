@@ -95,16 +95,14 @@ async def _own_jobs(
         nodes += len(jobs[-1].workflow.graph.nodes)
         size += jobs[-1].workflow.size
         steps += jobs[-1].workflow.conversion_steps
-        if nodes > config.max_batch_nodes:
-            detail = f"the jobs up to this one have {nodes} nodes, at most {config.max_batch_nodes} in all are allowed"
-            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
-        if size > config.max_batch_graph_bytes:
-            detail = f"the graphs up to this job have {size} bytes, at most {config.max_batch_graph_bytes} are allowed"
-            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
-        if steps > config.max_batch_conversion_steps:
-            detail = f"the editor's files up to this job take {steps} steps to convert, at most "
-            detail += f"{config.max_batch_conversion_steps} are allowed (`max_batch_conversion_steps`)"
-            raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
+        for taken, limit, what in (
+            (nodes, config.max_batch_nodes, "nodes (`max_batch_nodes`)"),
+            (size, config.max_batch_graph_bytes, "bytes of graphs (`max_batch_graph_bytes`)"),
+            (steps, config.max_batch_conversion_steps, "steps of conversion (`max_batch_conversion_steps`)"),
+        ):
+            if taken > limit:
+                detail = f"the jobs up to this one have {taken} {what}, at most {limit} are allowed"
+                raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
         await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)
 
@@ -210,7 +208,7 @@ class BatchAcceptance:
         numbered = list(enumerate(prepared.jobs))
         records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_files))
         opened, is_first = await self._stores.batches.accept(draft, records)
-        if not is_first:  # a concurrent request with the same key was
+        if not is_first:  # a concurrent request with the same key opened the batch
             return AcceptedBatch(opened, is_replay=True)
         pools = Counter(record.pool for record in records)
         await map_bounded(pools, lambda pool: self._acceptance.request_workers(pool, pools[pool]))

@@ -118,7 +118,8 @@ async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualC
 
         places = api.app.state.context.receiving
         leave = await places.enter("default")
-        waiting = [asyncio.create_task(check(json.dumps(graph))) for graph in ([[]] * 3_000, ["x" * 100_000])]
+        graphs = (json.dumps([[]] * 3_000), json.dumps("x" * 100_000))
+        waiting = [asyncio.create_task(check(graph)) for graph in graphs]
         await until(lambda: len(places._of_tenant["default"]._waiters or ()) == len(waiting))
         assert await check("[]") == 200
         leave()

@@ -190,6 +190,18 @@ async def test_tasks_of_a_request_are_at_the_expense_of_its_tenant(shares: LoopS
     assert clock.seconds > charged[0]
 
 
+async def test_a_pipelined_request_is_charged_once(shares: LoopShares, clock: FakeTime) -> None:
+    """A request that begins in the context of an earlier one of its tenant, as pipelined ones do, is charged once."""
+
+    async def step() -> None:
+        shares.note_arrival("other")
+        clock.compute(0.2)
+
+    await _metered(shares, _metered(shares, step()))
+    await shares.turn("busy")
+    assert clock.seconds == pytest.approx(0.2 + (0.2 - BURST_S) / SHARE, abs=0.01)
+
+
 async def test_failures_and_cancellations_reach_the_request(shares: LoopShares, clock: FakeTime) -> None:
     """A metered request sees the failure of what it awaits, a time limit of its own, and its cancellation, also while
     its step is put off.
