@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _FOUND = "Keys"
+_WITH_ETAG = ("PutObject", "CopyObject", "CompleteMultipartUpload", "GetObject", "HeadObject")
 _START, _END = b"<Contents>", b"</Contents>"
 _NEXT = re.compile(rb"</Contents>\s*<Contents>")
 _KEY = re.compile(rb"<Key>([^<]*)</Key>")
@@ -114,6 +115,23 @@ def read_keys_quickly(client: "S3Client") -> None:
     client.meta.events.register("before-parse.*.ListObjectsV2", _take_out)
 
 
+def refuse_foreign_answers(client: "S3Client") -> None:
+    """Let an answer without an ETag count as a failure where S3 always sends one.
+
+    A proxy or a login page that answers 200 in the bucket's place has stored nothing, and the SDK does not look.
+    """
+    for operation in _WITH_ETAG:
+        client.meta.events.register(f"after-call.s3.{operation}", _require_etag)
+
+
+def _require_etag(parsed: Any, model: Any, **_: Any) -> None:
+    result = parsed.get(f"{model.name}Result", parsed)  # a copy has it there
+    if parsed["ResponseMetadata"]["HTTPStatusCode"] < 300 and not result.get("ETag"):
+        if "Body" in parsed:
+            parsed["Body"].close()
+        raise StorageUnavailable(f"{model.name}: the answer has no ETag, so it is not the bucket's")
+
+
 def keys_of(answer: Any) -> list[str]:
     """Return the keys of a response, decoded."""
     texts: list[str] | None = answer.get(_FOUND)
@@ -166,6 +184,8 @@ def translated(key: str) -> Iterator[None]:
         if isinstance(error, Boto3Error) and isinstance(hidden, ClientError):
             raise _of_client_error(hidden, key) from error
         raise StorageUnavailable(f"{key}: {type(error).__name__}") from error
+    except KeyError as error:  # of the SDK's transfers, for an answer that is not the bucket's
+        raise StorageUnavailable(f"{key}: the answer lacks {error}") from error
 
 
 def of_entry(code: str, key: str) -> StorageError:

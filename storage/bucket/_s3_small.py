@@ -162,7 +162,10 @@ _NO_LIMIT = timedelta(hours=1)
 
 
 def unquoted(etag: str | None) -> str:
-    return (etag or "").strip('"')
+    """Return the ETag of an answer. Raises `StorageUnavailable` if there is none: then a proxy has answered."""
+    if not etag:
+        raise StorageUnavailable("the answer has no ETag, so it is not the bucket's")
+    return etag.strip('"')
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from storage.bucket._s3_clients import (
     make_client,
     of_entry,
     read_keys_quickly,
+    refuse_foreign_answers,
     translated,
 )
 from storage.bucket._s3_files import PART_BYTES, FileTransfer
@@ -45,6 +46,8 @@ __all__ = ["PART_BYTES", "S3Config", "S3ObjectStore", "content_disposition"]
 T = TypeVar("T")
 
 DELETE_BATCH = 1000
+MOST_EMPTY_PAGES = 100
+"""Pages without keys that one list passes over."""
 
 
 class S3ObjectStore:
@@ -108,9 +111,19 @@ class S3ObjectStore:
         return _head(key, answer, answer["ContentLength"])
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        self.requests["LIST"] += 1
         start = {"StartAfter": self._prefix + after} if after else {}
-        answer = await self._call(
+        # S3 allows pages that are empty and not the last, such as those of deleted keys in a bucket with versions.
+        for _ in range(MOST_EMPTY_PAGES):
+            answer = await self._listed(prefix, limit, start)
+            page = _page_of(answer, self._prefix, prefix, after)
+            if page.keys or not page.more:
+                return page
+            start = {"ContinuationToken": answer.get("NextContinuationToken", "")}
+        raise StorageUnavailable(f"{prefix}: {MOST_EMPTY_PAGES} pages of the list are empty, and none is the last")
+
+    async def _listed(self, prefix: str, limit: int, start: dict[str, str]) -> Any:
+        self.requests["LIST"] += 1
+        return await self._call(
             lambda: self._reader.list_objects_v2(
                 Bucket=self._config.bucket,
                 Prefix=self._prefix + prefix,
@@ -119,8 +132,6 @@ class S3ObjectStore:
             ),
             prefix,
         )
-        found = tuple(key.removeprefix(self._prefix) for key in keys_of(answer))
-        return KeyPage(found, answer["IsTruncated"], date_of(answer))
 
     async def delete(self, *keys: str) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
@@ -276,7 +287,22 @@ class S3ObjectStore:
             if role not in self._clients:
                 self._clients[role] = make_client(self._config, attempts, self._config.endpoint_url)
                 read_keys_quickly(self._clients[role])
+                refuse_foreign_answers(self._clients[role])
             return self._clients[role]
+
+
+def _page_of(answer: Any, root: str, prefix: str, after: str) -> KeyPage:
+    """Return the page of a LIST's answer.
+
+    Raises `StorageUnavailable` for one that is no list, as of a proxy, or not the one that was asked for: its reader
+    would fail in some way of its own, or list without an end.
+    """
+    if "IsTruncated" not in answer:
+        raise StorageUnavailable(f"{prefix}: the answer is not a list of keys")
+    keys = tuple(key.removeprefix(root) for key in keys_of(answer))
+    if not all(key.startswith(prefix) and key > after for key in keys):
+        raise StorageUnavailable(f"{prefix}: the list has keys that were not asked for")
+    return KeyPage(keys, answer["IsTruncated"], date_of(answer))
 
 
 def _head(key: str, answer: Any, size: int) -> ObjectHead:
