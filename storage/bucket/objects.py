@@ -37,7 +37,8 @@ class StoredObject:
 class KeyPage:
     """One page of a LIST: keys in UTF-8 order; `more` is true if another page follows the last key.
 
-    `answered_at` is the time of the answer by the bucket's clock, in whole seconds; None if the answer names none.
+    A page without keys is the last. `answered_at` is the time of the answer by the bucket's clock, in whole seconds;
+    None if the answer names none.
     """
 
     keys: tuple[str, ...]

@@ -107,7 +107,7 @@ class TimerSweep:
                 if timer is not None and timer.due > now:
                     return turns
                 turns.add("" if timer is None else timer.tenant, key)
-            after, more = page.keys[-1] if page.keys else "", page.more
+            more, after = page.more, page.keys[-1] if page.keys else ""  # without keys it is the last page
         return turns
 
     def _check_clock(self, ahead_s: float | None) -> None:
