@@ -184,8 +184,6 @@ def translated(key: str) -> Iterator[None]:
         if isinstance(error, Boto3Error) and isinstance(hidden, ClientError):
             raise _of_client_error(hidden, key) from error
         raise StorageUnavailable(f"{key}: {type(error).__name__}") from error
-    except KeyError as error:  # of the SDK's transfers, for an answer that is not the bucket's
-        raise StorageUnavailable(f"{key}: the answer lacks {error}") from error
 
 
 def of_entry(code: str, key: str) -> StorageError:

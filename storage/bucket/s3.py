@@ -170,6 +170,8 @@ class S3ObjectStore:
         try:
             with translated(key):
                 await self._transfers.transfer(lambda: move(transfer), key)
+        except KeyError as error:  # of the SDK's transfer manager, for an answer that is not the bucket's
+            raise StorageUnavailable(f"{key}: the answer lacks {error}") from error
         finally:
             transfer.stop()
 
