@@ -95,8 +95,6 @@ class Body:
             finally:
                 scanner.close()
             # Places are taken before the document is read back into memory and parsed, which multiplies its size.
-            if scanner.weight > SPOOL_THRESHOLD:
-                await self.take_place()
             await self.hold(scanner.weight)
             small.seek(0)
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
@@ -192,10 +190,21 @@ class Body:
             self.at_close(await begin())
 
     async def hold(self, more: int) -> None:
-        """Account for `more` bytes in memory, and wait for a place when the document becomes large."""
+        """Account for `more` bytes in memory, and wait for the places that the document needs when it becomes large."""
         self._in_memory += more
+        if self._in_memory > SPOOL_THRESHOLD:
+            await self.take_place()
         if self._in_memory > LIGHT and self._enter is not None and self._leave is None:
             self._leave = await self._enter()
+
+    def has_room(self, more: int) -> bool:
+        """Account for `more` bytes in memory if that takes no further place; else return False."""
+        wanted = self._in_memory + more
+        needs_place = wanted > SPOOL_THRESHOLD and self._begin is not None
+        if needs_place or (wanted > LIGHT and self._enter is not None and self._leave is None):
+            return False
+        self._in_memory = wanted
+        return True
 
     async def aside(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work` on the document, in a thread if the document is too large for the event loop."""

@@ -143,8 +143,9 @@ class Acceptance:
 
     async def _prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> JobRecord:
         record, uploads = self.draft(prepared, job_id, self._stores.clock.now(), identity)
+        graph = await prepared.workflow.graph()
         preparing = self._stores.jobs.prepare(
-            record, workflow=prepared.workflow.document, uploads=uploads, extras=self.extras(prepared, record)
+            record, workflow=graph, uploads=uploads, extras=self.extras(prepared, record)
         )
         draft, _ = await both(preparing, self.hold_files(prepared, job_id))
         return draft

@@ -90,9 +90,9 @@ async def _own_jobs(
     jobs, nodes, size, steps = [], 0, 0, 0
     for position, request in enumerate(requests):
         await _check_connected(position, is_gone)
-        jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
+        jobs.append(await preparation.set_aside(await preparation.whole_job(request, f"/jobs/{position}")))
         # The size of the request does not bound them: an editor's file repeats its subgraphs and their texts.
-        nodes += len(jobs[-1].workflow.graph.nodes)
+        nodes += jobs[-1].workflow.nodes
         size += jobs[-1].workflow.size
         steps += jobs[-1].workflow.conversion_steps
         for taken, limit, what in (
@@ -122,7 +122,7 @@ async def _variations(
     await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "", request.gpu or DEFAULT_POOL)
     # The graph is sent once and stored with each job, so the request's own size does not bound the bytes written.
-    size = workflow.size
+    size = workflow.parts.size
     total = size * len(input_sets)
     if total > config.max_batch_graph_bytes:
         detail = f"{len(input_sets)} jobs that store a graph of {size} bytes each, at most "
@@ -250,7 +250,7 @@ class BatchAcceptance:
         try:
             stored = await self._stores.jobs.create_unpublished(
                 record,
-                workflow=prepared.workflow.document,
+                workflow=await prepared.workflow.graph(),
                 uploads=uploads,
                 extras=self._acceptance.extras(prepared, record),
             )

@@ -3,8 +3,11 @@
 counts → graph → inputs → node classes → input files (decode, fetch, resolve)
 """
 
+import asyncio
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -53,6 +56,25 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowParts:
+    """What is stored of a workflow with its job. `document` is its graph as JSON, or a file of the request with it.
+
+    `size` is in bytes; `nodes` and `conversion_steps` are the work that it was.
+    """
+
+    document: bytes | Path
+    shape: str
+    size: int
+    nodes: int
+    editor_file: bytes | None = None
+    conversion_steps: int = 0
+
+    async def graph(self) -> bytes:
+        """Return the graph as JSON. Raises `OSError`."""
+        return self.document if isinstance(self.document, bytes) else await asyncio.to_thread(self.document.read_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedWorkflow:
     """A parsed graph. `document` is the graph as JSON, as it is stored; `editor_file` is what it was made of, if so."""
 
@@ -66,9 +88,10 @@ class PreparedWorkflow:
     """The steps that the conversion of the editor's file took."""
 
     @property
-    def size(self) -> int:
-        """The bytes that are stored of it with each job."""
-        return len(self.document) + len(self.editor_file or b"")
+    def parts(self) -> WorkflowParts:
+        """What is stored of it with each job."""
+        size, nodes = len(self.document) + len(self.editor_file or b""), len(self.graph.nodes)
+        return WorkflowParts(self.document, self.shape, size, nodes, self.editor_file, self.conversion_steps)
 
     @classmethod
     def of(cls, document: Any) -> "PreparedWorkflow":
@@ -99,7 +122,7 @@ class PreparedJob:
     """A validated job. Jobs of a batch may share `files`; `pictures` are the files of the job's own image inputs."""
 
     options: JobOptions
-    workflow: PreparedWorkflow
+    workflow: WorkflowParts
     inputs: tuple[Input, ...]
     values: bytes | None
     """The inputs as JSON, if they are too long for the record."""
@@ -177,6 +200,15 @@ class Preparation:
         # Files come last: fetching and decoding them is the expensive part, and only a valid graph needs it.
         return replace(prepared, files=await self.files(request, root))
 
+    async def set_aside(self, job: PreparedJob) -> PreparedJob:
+        """Return the job with its converted graph in a file: a batch holds those of all its jobs until it is stored."""
+        workflow = job.workflow
+        if workflow.editor_file is None or not isinstance(workflow.document, bytes):
+            return job
+        path = self._body.new_file(f"graph-{uuid.uuid4().hex}")
+        await asyncio.to_thread(path.write_bytes, workflow.document)
+        return replace(job, workflow=replace(workflow, document=path))
+
     async def workflow(self, document: Any, root: str, pool: str) -> PreparedWorkflow:
         """Parse the graph, off the event loop if it is large. A file of the editor is converted for the pool."""
         where = f"{root}/workflow"
@@ -200,8 +232,13 @@ class Preparation:
             catalogue = await self.catalogue(pool)
             if catalogue.is_known:
                 workflow = await off_loop(self._of_editor, document, catalogue, where)
-                await self._body.hold(PARSED * len(workflow.document))  # a small body may make a large graph
-                return workflow
+                size = PARSED * len(workflow.document)  # a small body may make a large graph
+                if self._body.has_room(size):
+                    return workflow
+                # Made again once there is a place: many requests that wait for one would hold their graphs meanwhile.
+                del workflow
+                await self._body.hold(size)
+                return await off_loop(self._of_editor, document, catalogue, where)
         return await self._body.aside(PreparedWorkflow.of, document)
 
     def _of_editor(self, document: Any, catalogue: Catalogue, where: str) -> PreparedWorkflow:
@@ -305,7 +342,7 @@ class Preparation:
         long = await self._body.aside(_long_values, values)
         return PreparedJob(
             options,
-            workflow,
+            workflow.parts,
             () if long else tuple(values),
             long,
             tuple(pictures),

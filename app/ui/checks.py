@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.context import Context
-from app.api.conversion import ConversionNote, converted
+from app.api.conversion import ConversionNote, Converted, converted
 from app.api.workflow_body import known_pool
 from app.api.workflows import WorkflowInput
 from app.auth import Principal
-from app.body import Body
+from app.body import PARSED, Body
 from app.heavy import off_loop
 from app.problems import Problem, of_report, of_workflow
 from app.submission.preparation import Preparation, PreparedWorkflow
@@ -21,6 +21,7 @@ from storage.concurrency import both
 from storage.pools.engine_info import Published
 from workflows.catalogue import Catalogue
 from workflows.editor import positions
+from workflows.editor.budget import size_of
 from workflows.errors import MissingModel, UnknownNodeClass, WorkflowError
 from workflows.input_files import needed_files
 from workflows.inspection import FoundPack, Inspection, inspect
@@ -87,9 +88,10 @@ async def check_graph(context: Context, principal: Principal, body: Body, docume
     notes: Sequence[ConversionNote] = ()
     graph = document
     if needs.is_of_editor:
-        conversion = await off_loop(converted, document, catalogue, context.config.max_nodes)
+        conversion, size = await off_loop(_conversion, document, catalogue, context.config.max_nodes)
         if conversion.workflow is None:
             return needs
+        await body.hold(size)  # a small file may make a large graph
         graph, notes = conversion.workflow, conversion.notes
     preparation = Preparation(context.services, principal.tenant, body, principal.graphs)
     workflow = await preparation.workflow(graph, "", pool)
@@ -103,6 +105,12 @@ async def check_graph(context: Context, principal: Principal, body: Body, docume
         fields=needs.fields,
         digest=digest_of(fields),
     )
+
+
+def _conversion(document: Any, catalogue: Catalogue, most_nodes: int) -> tuple[Converted, int]:
+    """Return what an editor's file becomes, and the memory that its graph takes."""
+    conversion = converted(document, catalogue, most_nodes)
+    return conversion, PARSED * size_of(conversion.workflow)
 
 
 def _needs(document: Any, catalogue: Catalogue, published: Published | None, fields: Form) -> Checked:

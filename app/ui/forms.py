@@ -68,7 +68,8 @@ async def _received(request: Request, held: ExitStack, *, is_public: bool) -> by
 def form_body(request: Request) -> Body:
     """Return the body of a request of the API that a form, which was read by `form_of`, stands for."""
     context, tenant = context_of(request), tenant_of(request)
-    # A large form has its place for receiving already. With two of them its tenant's forms could wait for each other.
+    # A large form has its place for receiving already, and a page its own. With two of them its tenant's forms could
+    # wait for each other.
     begin = None if request.state.has_place else partial(context.receiving.enter, tenant)
     return Body(partial(context.large_bodies.enter, tenant), begin, context.scan_turn)
 

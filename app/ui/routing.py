@@ -30,19 +30,13 @@ def page(path: str, handler: Handler, name: str, *, is_public: bool = False, hol
         check_embedding(request)
         if not is_public and session_or_none(request) is None:
             return _to_login(request)
-        if not holds_documents:
-            return await handler(request)
-        leave = await context_of(request).pages.enter(tenant_of(request))
-        try:
-            return await handler(request)
-        finally:
-            leave()
+        return await (_in_its_place(request, handler) if holds_documents else handler(request))
 
     return Route(path, respond, methods=["GET"], name=f"ui_{name}")
 
 
-def action(path: str, handler: Handler, name: str, *, is_public: bool = False) -> Route:
-    """Return the route of a form, whose fields the handler finds by `form`."""
+def action(path: str, handler: Handler, name: str, *, is_public: bool = False, holds_documents: bool = False) -> Route:
+    """Return the route of a form, whose fields the handler finds by `form`. `holds_documents` is as for `page`."""
 
     async def respond(request: Request) -> Response:
         check_origin(request, context_of(request).config.public_url)
@@ -55,9 +49,19 @@ def action(path: str, handler: Handler, name: str, *, is_public: bool = False) -
                 # Again, since a form may take half a minute: its key may have been revoked, or ended, meanwhile.
                 await request.scope["state"][RECHECK]()
             request.state.form = {field: text for field, text in fields.items() if field != CSRF_FIELD}
-            return await handler(request)
+            return await (_in_its_place(request, handler) if holds_documents else handler(request))
 
     return Route(path, respond, methods=["POST"], name=f"ui_{name}")
+
+
+async def _in_its_place(request: Request, handler: Handler) -> Response:
+    leave = await context_of(request).pages.enter(tenant_of(request))
+    # The form's body needs no second place for receiving: requests with one of each could wait for each other.
+    request.state.has_place = True
+    try:
+        return await handler(request)
+    finally:
+        leave()
 
 
 def form(request: Request) -> Form:

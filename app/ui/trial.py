@@ -152,6 +152,6 @@ def _indented(document: bytes, inputs: Sequence[Input]) -> str:
 
 ROUTES = (
     page("/try", show, "show_trial", holds_documents=True),
-    action("/try", run, "run_trial"),
-    action("/try/check", check, "check_trial"),
+    action("/try", run, "run_trial", holds_documents=True),
+    action("/try/check", check, "check_trial", holds_documents=True),
 )

@@ -1,7 +1,9 @@
 """Files of ComfyUI's editor: POST /v1/workflows/convert, and submitted as jobs."""
 
 import asyncio
+import gc
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, definition, seal
 from tests.support.api_server import KEY, Api, running_api
+from tests.support.waiting import until
 from workers.lite.nodes import node_classes
+from workflows.graph import Graph
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +39,17 @@ GRAPH = {
         "_meta": {"title": "Result"},
     },
 }
+
+
+def repeated(title: str, instances: int) -> Json:
+    """Return a small file whose graph has the title once for each instance of a subgraph."""
+    inputs = [{"name": "images", "type": "IMAGE", "link": 1}]
+    inside = [{"id": 1, "type": "DemoSource"}, {"id": 2, "type": "SaveImage", "inputs": inputs, "title": title}]
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    link = dict(zip(names, (1, 1, 1, 2, 0, "IMAGE"), strict=True))
+    part = {"id": "part", "nodes": inside, "links": [link]}
+    nodes = [{"id": number, "type": "part"} for number in range(instances)]
+    return {"nodes": nodes, "links": [], "definitions": {"subgraphs": [part]}}
 
 
 @pytest.fixture
@@ -117,26 +132,38 @@ async def test_a_small_file_that_asks_for_much_is_refused(published: Api, path: 
 async def test_the_conversions_of_a_batch_are_limited_together(clock: ManualClock, limit: dict[str, int]) -> None:
     """Jobs whose files are small, and their graphs large, take from one limit of bytes and one of steps."""
     config = ApiConfig(api_key=KEY, **limit)
-    inside = [
-        {"id": 1, "type": "DemoSource"},
-        {
-            "id": 2,
-            "type": "SaveImage",
-            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
-            "title": "x" * 9_000,
-        },
-    ]
-    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    link = dict(zip(names, (1, 1, 1, 2, 0, "IMAGE"), strict=True))
-    part = {"id": "part", "nodes": inside, "links": [link]}
-    nodes = [{"id": number, "type": "part"} for number in range(20)]
-    job = {"workflow": {"nodes": nodes, "links": [], "definitions": {"subgraphs": [part]}}}
+    job = {"workflow": repeated("x" * 9_000, 20)}
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         await api.stores.engine_info.publish("default", OBJECT_INFO, comfyui_version="0.33.0")
         await post(api, "/v1/batches", {"jobs": [job] * 2}, 202)
         shown = await post(api, "/v1/batches", {"jobs": [job] * 4}, 422)
     assert (shown["type"].rsplit("/", 1)[-1], shown["pointer"]) == ("too-many-jobs", "/jobs/2")
     assert f"at most {next(iter(limit.values()))} are allowed" in shown["detail"]
+
+
+async def test_a_batch_holds_the_converted_graphs_in_files(published: Api) -> None:
+    """The graphs that a batch's small files make are not in memory together."""
+    jobs = [{"workflow": repeated("x" * 30_000, 30)}] * 30
+    tracemalloc.start()
+    try:
+        await post(published, "/v1/batches", {"jobs": [*jobs, {"workflow": {"1": {"class_type": "?"}}}]}, 422)
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000  # of 27 MB of graphs as text
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_request_that_waits_for_its_place_holds_no_converted_graph(published: Api) -> None:
+    """A small file that makes a large graph waits for a place in memory before the graph is kept."""
+    places = published.app.state.context.large_bodies
+    held = [await places.enter("default") for _ in range(2)]
+    document = {"workflow": repeated("x" * 30_000, 30)}
+    waiting = [asyncio.create_task(published.client.post("/v1/jobs", json=document)) for _ in range(4)]
+    await until(lambda: len(places._of_tenant["default"]._waiters or ()) == len(waiting))
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Graph) and len(one.nodes) == 60]
+    for leave in held:
+        leave()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {202}
 
 
 @pytest.mark.parametrize("path", ["/v1/workflows/convert", "/v1/workflows/inspect", "/v1/jobs"])

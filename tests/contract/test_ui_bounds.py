@@ -10,6 +10,7 @@ import pytest
 from app.config import ApiConfig
 from app.ui.job import MOST_VALUE, MOST_VALUES
 from app.ui.live import MOST_OUTPUTS
+from app.ui.routing import MOST_PAGES
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
@@ -108,7 +109,10 @@ def _reads(node: str) -> dict[str, object]:
 
 
 async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualClock) -> None:
-    """A form whose bytes or values are many waits for one of its tenant's places, and for no second one."""
+    """A large form waits for one of its tenant's places, and each checked graph for one of the pages, but for no more.
+
+    A small form's graph may take much memory as well, by many values or by the subgraphs of an editor's file.
+    """
     config = ApiConfig(api_key=KEY, max_receiving_requests=2)
     async with running_api(MemoryObjectStore(clock), clock, config) as api, logged_in(api) as browser:
         token = await browser.token()
@@ -116,11 +120,16 @@ async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualC
         async def check(graph: str) -> int:
             return (await browser.post("/ui/try/check", {"csrf": token, "graph": graph})).status_code
 
-        places = api.app.state.context.receiving
-        leave = await places.enter("default")
-        graphs = (json.dumps([[]] * 3_000), json.dumps("x" * 100_000))
-        waiting = [asyncio.create_task(check(graph)) for graph in graphs]
-        await until(lambda: len(places._of_tenant["default"]._waiters or ()) == len(waiting))
-        assert await check("[]") == 200
+        many_values, many_bytes = json.dumps([[]] * 3_000), json.dumps("x" * 100_000)
+        receiving, pages = api.app.state.context.receiving, api.app.state.context.pages
+        leave = await receiving.enter("default")
+        waiting = asyncio.create_task(check(many_bytes))
+        await until(lambda: bool(receiving._of_tenant["default"]._waiters))
+        assert await check(many_values) == 200
         leave()
-        assert await asyncio.gather(*waiting) == [200, 200]
+        assert await waiting == 200
+        held = [await pages.enter("default") for _ in range(MOST_PAGES // 2)]
+        both = [asyncio.create_task(check(graph)) for graph in (many_values, many_bytes)]
+        await until(lambda: len(pages._of_tenant["default"]._waiters or ()) == len(both))
+        held.pop()()
+        assert await asyncio.gather(*both) == [200, 200]

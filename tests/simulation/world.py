@@ -75,7 +75,7 @@ CLIENT_PATIENCE_S = 30.0
 REPLAY_TRIES = 3
 
 RECEIVER = "https://receiver.example/hook"
-WORKFLOW = PreparedWorkflow.of(GRAPH)
+WORKFLOW = PreparedWorkflow.of(GRAPH).parts
 
 AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
 """Spans between sweeps, beyond the age of a young index key, an Idempotency-Key, and the retention of jobs."""

@@ -159,4 +159,4 @@ async def _course(output: Path, idempotency_key: str | None) -> Rounds:
 
 
 def _prepared() -> PreparedJob:
-    return PreparedJob(JobOptions(), PreparedWorkflow.of(GRAPH), (), None, (), (), "own", {})
+    return PreparedJob(JobOptions(), PreparedWorkflow.of(GRAPH).parts, (), None, (), (), "own", {})
