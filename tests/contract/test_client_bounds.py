@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from comfyui_modal_client import ApiUnreachable, Client, ClientError, DownloadFailed, NotFound
+from comfyui_modal_client import ApiUnreachable, Client, ClientError, DownloadFailed, NotFound, WaitTimedOut
 from infra.cli.following import follow
 from infra.cli.output import REFUSED, Terminal
 from tests.support.client_answers import MADE, TERMINAL, document, output_at
@@ -192,6 +192,23 @@ async def test_answers_of_another_shape_are_client_errors(open_client: OpenClien
             for ask in (client.wait("j"), client.deliveries("j"), client.health()):
                 with pytest.raises(ClientError):
                     await ask
+
+
+@pytest.mark.parametrize(
+    ("answer", "most"),
+    [
+        # The first request does not wait, and the last does not because less than a second is left.
+        pytest.param(Answer(304), 4, id="unchanged"),
+        pytest.param(document({"status": "queued"}, etag='"1"'), 12, id="changed"),
+    ],
+)
+async def test_a_wait_is_slow_where_answers_come_at_once(open_client: OpenClient, answer: Answer, most: int) -> None:
+    """A wait makes few requests where something answers them at once, instead of holding them."""
+    with scripted_http(document({"status": "queued"}, etag='"1"'), answer) as server:
+        async with open_client(server.url) as client:
+            with pytest.raises(WaitTimedOut):
+                await client.wait("j", timeout_s=1.2)
+    assert len(server.received) <= most
 
 
 async def test_a_log_has_no_presigned_url(

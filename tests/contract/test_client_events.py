@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from app.config import ApiConfig
-from comfyui_modal_client import AsyncClient, Conflict, JobEvent, NotFound
+from comfyui_modal_client import AsyncClient, ClientError, Conflict, JobEvent, NotFound
 from infra.cli.watching import picture, picture_protocol
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import KEY, Api, running_api, submit, work
 from tests.support.clients import OpenClient
 from tests.support.records import OUTPUT
+from tests.support.scripted_http import Answer, scripted_http
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +57,17 @@ async def test_a_stream_that_ends_is_continued(clock: ManualClock, open_client: 
     # On a busy machine streams may begin between the claim and the end, and each has the progress of that moment.
     assert [name for name in names if name not in ("running", "progress")] == ["queued", "output", "completed"]
     assert names.count("running") <= 1
+
+
+@pytest.mark.parametrize(
+    "data", ["", "data: null\n", "data: [1]\n", f"data: {'[' * 30_000}{']' * 30_000}\n", f"data: {'9' * 5_000}\n"]
+)
+async def test_an_event_without_an_object_is_a_client_error(open_client: OpenClient, data: str) -> None:
+    """An event whose data are missing, or are no JSON object, raises a `ClientError`."""
+    with scripted_http(Answer(200, f"event: status\n{data}\n".encode())) as server:
+        async with open_client(server.url) as client:
+            with pytest.raises(ClientError, match="is no event"):
+                await followed(client, UNKNOWN)
 
 
 async def test_a_job_is_retried(memory_api: Api, open_client: OpenClient) -> None:

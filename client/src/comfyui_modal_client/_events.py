@@ -51,8 +51,19 @@ class Following:
             fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and line[0] != ":")
             if "event" not in fields:
                 continue
-            event = JobEvent(fields["event"], json.loads(fields["data"]))
+            event = JobEvent(fields["event"], _data_of(fields.get("data", "")))
             yield event
             # Set after the event was processed: if that fails, the next connection sends it again.
             self._last_id = fields.get("id", self._last_id)
             self.is_over = event.name == "status" and event.data.get("status") in ("completed", "failed")
+
+
+def _data_of(text: str) -> dict[str, Any]:
+    """Return the JSON object of an event. Raises ValueError for anything else."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("its data are nested too deeply") from None
+    if isinstance(data, dict):
+        return data
+    raise ValueError("its data are no JSON object")

@@ -25,6 +25,13 @@ T = TypeVar("T")
 
 LONG_POLL_S = 20
 """How long the API may hold a request until the job changes. Proxies end requests that take a minute."""
+UNCHANGED_PAUSE_S = 1.0
+"""The least time from a request that should wait to the next, if the answer says that nothing has changed.
+
+A proxy or cache may answer at once in place of the API.
+"""
+CHANGED_PAUSE_S = 0.1
+"""The same for an answer with a change. The API stores at most one progress a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +133,28 @@ def _wait(
                 raise WaitTimedOut(f"{name} has not ended in time, and goes on")
             call = replace(call, headers={"if-none-match": etag})
             if left < 1:  # the API waits for whole seconds
-                yield Work(partial(time.sleep, left))
+                yield from _sleep(left)
             else:
                 call = replace(call, params={"wait": int(left)})
+        asked = time.monotonic()
         response: httpx.Response = yield call
-        if response.status_code == 304:
-            continue
-        found: Any = _json(response)
-        document: T = found
-        on_change(document)
-        if member(found, "status", str) in ends:
-            return document
-        etag = member(response.headers, "etag", str)
+        is_changed = response.status_code != 304
+        if is_changed:
+            found: Any = _json(response)
+            document: T = found
+            on_change(document)
+            if member(found, "status", str) in ends:
+                return document
+            etag = member(response.headers, "etag", str)
+        if "wait" in call.params:
+            pause_s = CHANGED_PAUSE_S if is_changed else UNCHANGED_PAUSE_S
+            early_s = asked + pause_s - time.monotonic()
+            yield from _sleep(early_s if end is None else min(early_s, end - time.monotonic()))
+
+
+def _sleep(seconds: float) -> Plan[None]:
+    if seconds > 0:
+        yield Work(partial(time.sleep, seconds))
 
 
 def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
