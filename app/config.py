@@ -6,9 +6,12 @@ test compares).
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from app.body import TextLimits
+from app.fields import LONGEST_QUEUE_TIMEOUT_S
+from app.urls import base_url, web_origin
+from storage.bounds import Amount, Count, CountOrZero, Seconds, WholeSeconds
 from storage.intake.media_check import MediaLimits
 from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
@@ -24,12 +27,16 @@ PageSize = Annotated[int, Field(ge=1, le=1_000)]
 """A page of a list. S3 lists at most a thousand keys per request."""
 WaitSeconds = Annotated[int, Field(ge=1, le=140)]
 """A long poll. Modal redirects a request after 150 seconds."""
+QueueSeconds = Annotated[int, Field(ge=1, le=LONGEST_QUEUE_TIMEOUT_S)]
+BaseUrl = Annotated[Annotated[str, AfterValidator(base_url)] | None, BeforeValidator(lambda given: given or None)]
+"""A URL to which paths are added. An empty one counts as unset."""
+WebOrigin = Annotated[str, AfterValidator(web_origin)]
 
 
 class RequestLimits(MediaLimits):
     """The limits that a client can meet and a setting can change. Sizes are in bytes, times in seconds."""
 
-    max_requests_per_s: PositiveFloat | None = Field(
+    max_requests_per_s: Amount | None = Field(
         None, description="most requests a second of one key at one API process; any number if unset"
     )
     max_active_jobs: CountedJobs | None = Field(
@@ -41,91 +48,91 @@ class RequestLimits(MediaLimits):
     max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
         None, description="most receivers of webhooks that a tenant may have had in 30 days; any number if unset"
     )
-    max_upload_bytes_a_day: PositiveInt | None = Field(
+    max_upload_bytes_a_day: Count | None = Field(
         None,
         description="most bytes that one tenant brings on a day (UTC): uploads, files in requests, and copies of "
         "outputs and files for new jobs; any number if unset",
     )
-    max_request_bytes: PositiveInt = Field(700 * MIB, description="largest request body")
+    max_request_bytes: Count = Field(700 * MIB, description="largest request body")
     # 700 MiB at 3 Mbit/s.
-    max_body_s: PositiveFloat = Field(1800.0, description="longest time in which a request body arrives, seconds")
-    max_text_bytes: PositiveInt = Field(1 * MIB, description="longest string in a request that is not a file")
-    max_total_text_bytes: PositiveInt = Field(
+    max_body_s: Seconds = Field(1800.0, description="longest time in which a request body arrives, seconds")
+    max_text_bytes: Count = Field(1 * MIB, description="longest string in a request that is not a file")
+    max_total_text_bytes: Count = Field(
         8 * MIB, description="most bytes of all strings of more than 64 KiB in a request that are not files"
     )
-    max_unfinished_requests: PositiveInt = Field(
+    max_unfinished_requests: Count = Field(
         256, description="most requests of one tenant whose bodies have begun and not arrived at one API process"
     )
     # More than `max_unfinished_requests`, so that slow bodies leave room. Bodies of up to 64 KiB in memory, which no
     # other limit counts once they have arrived, take at most 64 MiB of a tenant's.
-    max_requests_in_flight: PositiveInt = Field(
+    max_requests_in_flight: Count = Field(
         1_000,
         description="most requests of one tenant in flight at one API process; those that wait for jobs do not count",
     )
-    max_long_polls: PositiveInt = Field(
+    max_long_polls: Count = Field(
         1_000, description="most requests of one tenant that wait for jobs or batches at one API process"
     )
     # Modal counts each as a request in flight of its container, which takes 100.
-    max_streams: PositiveInt = Field(
+    max_streams: Count = Field(
         60, description="most open streams of events at one API process; one tenant gets half of them"
     )
-    max_streams_of_key: PositiveInt = Field(20, description="of these, streams of one key")
-    max_stream_s: PositiveFloat = Field(
+    max_streams_of_key: Count = Field(20, description="of these, streams of one key")
+    max_stream_s: Seconds = Field(
         140.0, description="after how long a stream of events ends, so that its client reconnects, seconds"
     )
     # A test polls the bucket until the receiver has answered.
-    max_webhook_tests: PositiveInt = Field(
+    max_webhook_tests: Count = Field(
         8, description="most tests of receivers of one tenant that wait for an answer at one API process"
     )
-    max_unread_bytes: PositiveInt = Field(
+    max_unread_bytes: Count = Field(
         64 * MIB,
         description="most bytes of answers of more than 64 KiB that one tenant's clients have not read yet, at one "
         "API process",
     )
     # This bounds the temporary files to 16 times `max_request_bytes`.
-    max_receiving_requests: PositiveInt = Field(
+    max_receiving_requests: Count = Field(
         16,
         description="most requests of more than 64 KiB (in memory: text, and 64 bytes for each value) that one API "
         "process receives and works on at once; one tenant gets half of them",
     )
-    max_large_requests: PositiveInt = Field(
+    max_large_requests: Count = Field(
         4,
         description="most requests of more than 4 MiB in memory, files not counted, that one API process works on at "
         "once; one tenant gets half of them",
     )
-    max_nodes: PositiveInt = Field(2_000, description="most nodes of a workflow")
-    max_inputs: NonNegativeInt = Field(1_000, description="most `inputs` of a job")
-    max_media: NonNegativeInt = Field(10, description="most `media` of a job")
-    max_medium_bytes: PositiveInt = Field(50 * MIB, description="largest file in a request body or behind a URL")
-    max_urls: NonNegativeInt = Field(
+    max_nodes: Count = Field(2_000, description="most nodes of a workflow")
+    max_inputs: CountOrZero = Field(1_000, description="most `inputs` of a job")
+    max_media: CountOrZero = Field(10, description="most `media` of a job")
+    max_medium_bytes: Count = Field(50 * MIB, description="largest file in a request body or behind a URL")
+    max_urls: CountOrZero = Field(
         20, description="most URLs that are fetched for a job: `url` of its media, and `image_url` inputs"
     )
-    max_batch_urls: NonNegativeInt = Field(200, description="most URLs that are fetched for all jobs of a batch")
-    max_fetch_s: PositiveFloat = Field(
+    max_batch_urls: CountOrZero = Field(200, description="most URLs that are fetched for all jobs of a batch")
+    max_fetch_s: Seconds = Field(
         300.0, description="longest time that the fetches of one request take together, seconds"
     )
     max_upload_bytes: PutBytes = Field(5 * GIB, description="largest presigned upload")
     # Its body comes through the API. Clients wait 30 s for the whole call.
-    max_asset_bytes: PositiveInt = Field(100 * MIB, description="largest file of POST /api/v2/assets")
-    max_batch_jobs: PositiveInt = Field(1_000, description="most jobs of one batch")
+    max_asset_bytes: Count = Field(100 * MIB, description="largest file of POST /api/v2/assets")
+    max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
     # Validating one node takes about 16 µs.
-    max_batch_nodes: PositiveInt = Field(
+    max_batch_nodes: Count = Field(
         500_000, description="most nodes of a batch: those of its graph, times its `input_sets`"
     )
     # A step takes about 3 µs. The largest of 1,700 published files takes 7,000.
-    max_batch_conversion_steps: PositiveInt = Field(
+    max_batch_conversion_steps: Count = Field(
         2_000_000,
         description="most steps of converting the editor's files of a batch's `jobs` "
         "(`max_conversion_steps` is the limit of one)",
     )
     # The graph is sent once and stored with each job; that of an editor's file may be larger than the file.
-    max_batch_graph_bytes: PositiveInt = Field(
+    max_batch_graph_bytes: Count = Field(
         256 * MIB,
         description="most bytes of a batch's graphs: the size of its graph, times its `input_sets`, or the sizes of "
         "the graphs of its `jobs`",
     )
-    max_metadata_pairs: NonNegativeInt = Field(16, description="most `metadata` of a job")
-    max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
+    max_metadata_pairs: CountOrZero = Field(16, description="most `metadata` of a job")
+    max_timeout_s: WholeSeconds = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
     max_wait_s: WaitSeconds = Field(
         60, description="longest `wait` of a GET of a job or batch, and of the `Prefer` of a submission, seconds"
     )
@@ -164,15 +171,16 @@ class RequestLimits(MediaLimits):
 class ApiOptions(RequestLimits):
     """The limits, and the other settings that the API takes as they are."""
 
-    public_url: str | None = Field(
+    public_url: BaseUrl = Field(
         None,
         description="base of the links in answers and events; unset means the request's own host, "
         "and in events on Modal the API's",
     )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
     ui: bool = Field(default=True, description="serve /ui, the pages for operators")
-    cors_origins: tuple[str, ...] = Field(
-        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
+    cors_origins: tuple[WebOrigin, ...] = Field(
+        (),
+        description="web origins whose pages may call the API, as a JSON list, `*` for all; with none, no browser may",
     )
     metrics: bool = Field(default=False, description="serve /metrics, to keys with the scope `admin`")
     graphs: GraphTrust = Field(
@@ -181,11 +189,11 @@ class ApiOptions(RequestLimits):
         "users; what may be dangerous is refused); `keys create --graphs` sets it for one key",
     )
     output_expires_s: UrlSeconds = Field(3600, description="how long a presigned output URL is valid, seconds")
-    default_timeout_s: PositiveInt = Field(1800, description="run-time limit of a job that names none, seconds")
-    queue_timeout_s: PositiveInt | None = Field(
+    default_timeout_s: WholeSeconds = Field(1800, description="run-time limit of a job that names none, seconds")
+    queue_timeout_s: QueueSeconds | None = Field(
         None, description="longest wait of a job that names none; unset means 7 days, or as long as the job is kept"
     )
-    bucket_timeout_s: PositiveFloat = Field(
+    bucket_timeout_s: Seconds = Field(
         15.0,
         description="how long a request may wait for the bucket in all, before it gets a 503, seconds; each job of a "
         "batch adds 0.1 s",

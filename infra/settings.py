@@ -22,10 +22,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from app.config import ApiOptions, UrlSeconds
+from app.config import ApiOptions, BaseUrl, UrlSeconds
+from app.urls import base_url
 from infra.gpus import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
 from infra.nodes import ALL_PACKS
 from storage.access.key_store import KeyRecord
+from storage.bounds import Amount, AmountOrZero, Count, CountOrZero, Days, Seconds
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
@@ -38,11 +40,14 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that limit the threads of the engine's libraries. A container sees all cores of its machine."""
 
-Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+MOST_ON_MODAL = 2**31 - 1
+ModalCount = Annotated[int, Field(ge=1, le=MOST_ON_MODAL)]
+"""A number of Modal's interface, which counts in 32 bits."""
 LONGEST_CALL_S = 24 * 3600
 CallSeconds = Annotated[int, Field(ge=1, le=LONGEST_CALL_S)]
 """The timeout of a Modal call. Modal accepts at most a day."""
+PrintableText = Annotated[str, StringConstraints(pattern=r"^[!-~]*$")]
+"""A text that may stand in a header of HTTP."""
 GPU_POOLS = "additional GPU pools, as JSON: the name that a job gives as `gpu` → a Modal GPU"
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
@@ -67,6 +72,10 @@ def _engine_flags(text: str) -> str:
     return text
 
 
+def _engine(text: str) -> str:
+    return base_url(text) if "://" in text else text
+
+
 def _lower(value: object) -> str:
     """Lower a text, so that a boolean may be written as in Python (`True`)."""
     return str(value).lower()
@@ -83,9 +92,9 @@ class Settings(BaseSettings, ApiOptions):
 
     # The bucket.
     bucket: str = Field(description="name of the bucket that holds all state")
-    s3_endpoint: str | None = Field(None, description="S3 endpoint URL; unset means AWS")
-    s3_public_endpoint: str | None = Field(None, description="endpoint in presigned URLs, where clients reach another")
-    s3_region: str = Field("us-east-1", description="region of the bucket; `auto` for R2")
+    s3_endpoint: BaseUrl = Field(None, description="S3 endpoint URL; unset means AWS")
+    s3_public_endpoint: BaseUrl = Field(None, description="endpoint in presigned URLs, where clients reach another")
+    s3_region: PrintableText = Field("us-east-1", description="region of the bucket; `auto` for R2")
     s3_access_key: SecretStr | None = Field(None, description="access key id; unset means the usual AWS chain")
     s3_secret_key: SecretStr | None = Field(None, description="secret access key that belongs to the access key id")
     s3_prefix: str = Field("", description="folder in the bucket under which every key lies")
@@ -97,7 +106,7 @@ class Settings(BaseSettings, ApiOptions):
     api_keys: tuple[KeyRecord, ...] = Field(
         (), description="records of further keys, as a JSON list; `keys create --for-settings` prints one"
     )
-    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+    min_free_bytes: CountOrZero = Field(
         512 * 1024**2,
         description="free space on the disk of the embedded bucket, beyond the 1 % that its server reserves, below "
         "which new jobs and uploads are refused; and on the disk of a worker, below which it claims no job",
@@ -124,13 +133,11 @@ class Settings(BaseSettings, ApiOptions):
         "decides, `!` allows, `default` stands for those that run code, and for strangers those that reach any path",
     )
     upload_expires_s: UrlSeconds = Field(3600, description="how long a presigned upload URL is valid, seconds")
-    retain_days: Annotated[float, Field(gt=0)] = Field(
-        7.0, description="how long finished jobs, their files and unused uploads stay, days"
-    )
+    retain_days: Days = Field(7.0, description="how long finished jobs, their files and unused uploads stay, days")
 
     # Pools, prices, and workflows with names.
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
-    gpu_prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    gpu_prices: dict[str, AmountOrZero] = Field(
         {},
         description="prices for the costs that jobs show, as JSON: GPU → USD a second; others are Modal's list prices, "
         "and unknown on one's own machine",
@@ -160,15 +167,17 @@ class Settings(BaseSettings, ApiOptions):
         description="ports of this machine that no event and no fetch reaches, as a JSON list; those of our own "
         "processes: `up` adds its own, and those in other settings' URLs need not be named",
     )
-    webhook_origin: str | None = Field(
+    webhook_origin: PrintableText | None = Field(
         None, description="our DNS name; if set, a receiver is asked once whether it takes events from it (OPTIONS)"
     )
     webhook_timeout_s: Seconds = Field(15.0, description="how long a receiver may take to answer, seconds")
-    webhook_retry_scale: Seconds = Field(1.0, description="multiplies every wait between attempts at a receiver")
+    webhook_retry_scale: Amount = Field(1.0, description="multiplies every wait between attempts at a receiver")
     deliver_poll_s: Seconds = Field(1.0, description="how often the deliverer polls for due events, seconds")
 
     # The workers.
-    engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
+    engine: Annotated[str, AfterValidator(_engine)] = Field(
+        "lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one"
+    )
     comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")
     comfyui_cpu: bool | None = Field(None, description="start ComfyUI with --cpu; unset means where no GPU is seen")
     attention: Literal["auto", "sage", "sdpa"] = Field(
@@ -229,14 +238,14 @@ class Settings(BaseSettings, ApiOptions):
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker polls for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker polls the queue, seconds")
     parallel_uploads: Count = Field(8, description="outputs of a job that a worker uploads at once")
-    concluding_jobs: int = Field(
-        2, ge=0, description="finished jobs whose outputs a worker may still upload when it begins another; 0: none"
+    concluding_jobs: CountOrZero = Field(
+        2, description="finished jobs whose outputs a worker may still upload when it begins another; 0: none"
     )
-    ahead_input_bytes: int = Field(
-        4 * 1024**3, ge=0, description="most bytes of input files that a worker fetches for its next job"
+    ahead_input_bytes: CountOrZero = Field(
+        4 * 1024**3, description="most bytes of input files that a worker fetches for its next job"
     )
-    ahead_free_bytes: int = Field(
-        2 * 1024**3, ge=0, description="free bytes of a worker's disk below which it fetches no files for its next job"
+    ahead_free_bytes: CountOrZero = Field(
+        2 * 1024**3, description="free bytes of a worker's disk below which it fetches no files for its next job"
     )
     max_outputs: Count = Field(1_000, description="most outputs of a job")
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
@@ -295,9 +304,9 @@ class DeploymentSettings(BaseSettings):
 
     gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
-    max_workers: Count = Field(4, description="most GPU containers at once")
-    worker_cpu: Annotated[float, Field(gt=0)] = Field(8.0, description="CPU cores that a GPU container asks for")
-    worker_memory_mib: Count = Field(
+    max_workers: ModalCount = Field(4, description="most GPU containers at once")
+    worker_cpu: Amount = Field(8.0, description="CPU cores that a GPU container asks for")
+    worker_memory_mib: ModalCount = Field(
         64 * 1024,
         description="memory that a GPU container asks for, MiB: models that do not fit the GPU wait there",
     )
@@ -306,10 +315,10 @@ class DeploymentSettings(BaseSettings):
         description="label of the API in its URL, as in `https://WORKSPACE--LABEL.modal.run`; unset means app and "
         "function; that of another app keeps its clients' base URL",
     )
-    max_api_containers: Count = Field(3, description="most API containers at once")
+    max_api_containers: ModalCount = Field(3, description="most API containers at once")
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
     region: str | None = Field(None, description="Modal region of all containers; unset means any")
-    min_workers: int = Field(0, ge=0, description="GPU containers that are kept without work")
+    min_workers: int = Field(0, ge=0, le=MOST_ON_MODAL, description="GPU containers that are kept without work")
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )
@@ -421,7 +430,7 @@ class EngineSettings(BaseSettings):
 
     comfyui_dir: Path | None = Field(None, description="folder of a ComfyUI, with its main.py")
     comfyui_python: Path | None = Field(None, description="Python with that ComfyUI's requirements")
-    comfyui_url: str | None = Field(None, description="URL of a running ComfyUI")
+    comfyui_url: BaseUrl = Field(None, description="URL of a running ComfyUI")
 
     @property
     def engine(self) -> str:

@@ -15,6 +15,7 @@ from app import __version__
 from app.auth import WRITE
 from app.outcome import outcome_of
 from app.problems import Problem
+from app.urls import SCHEMES, origin_of
 from storage.bucket.objects import ObjectStore
 
 FOLDER = Path(__file__).parent
@@ -95,7 +96,7 @@ def page_headers(objects: ObjectStore | None) -> Mapping[str, str]:
 def bucket_origin(objects: ObjectStore) -> str | None:
     """Return the origin of presigned URLs; None if browsers cannot load from there."""
     parts = urlsplit(objects.presign_get("k", expires_s=60, filename="k", content_type="image/png").url)
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") else None
+    return origin_of(parts) if parts.scheme in SCHEMES else None
 
 
 def size(count: int) -> str:

@@ -33,10 +33,17 @@ async def setup(
     Without --cors-origin CORS is left as it is. The bucket is that of the COMFYUI_MODAL_* settings; without
     COMFYUI_MODAL_S3_ACCESS_KEY, the credentials of the AWS configuration are used.
     """
+    from app.urls import web_origin
     from infra.compose.stores import s3_config
     from storage.bucket.setup import BucketSetup
     from storage.errors import StorageError
 
+    for origin in cors_origin or ():
+        try:
+            # S3 takes one `*` in an origin.
+            web_origin(origin.replace("*", "any", 1) if origin != "*" else origin)
+        except ValueError as error:
+            raise Refused(f"--cors-origin: {error}") from None
     target = BucketSetup(s3_config(_settings(name)))
     # Each kind of rule is set separately, because a store may support only one of them.
     plans = [target.plan_lifecycle()] + ([target.plan_cors(cors_origin)] if cors_origin else [])

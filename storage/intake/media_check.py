@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 import comfyui_modal
+from storage.bounds import Count, Seconds
 from storage.errors import CheckUnavailable, FileRefused
 from storage.fair_slots import FairSlots, NoSlot
 from storage.formats import HEAD_BYTES, listed_format
@@ -60,17 +61,17 @@ class MediaLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    max_pixels: PositiveInt = Field(100_000_000, description="most pixels of a picture, or of one frame")
-    max_animation_pixels: PositiveInt = Field(
+    max_pixels: Count = Field(100_000_000, description="most pixels of a picture, or of one frame")
+    max_animation_pixels: Count = Field(
         500_000_000, description="most pixels of all frames of a picture that moves, 4,096 at least for each"
     )
     # A loader keeps objects and a mask for each frame, however small it is.
-    max_frames: PositiveInt = Field(10_000, description="most frames of a picture that moves")
+    max_frames: Count = Field(10_000, description="most frames of a picture that moves")
     # A minute of 1080p at 60 fps, or 96 GB as floats, which few workers have.
-    max_video_pixels: PositiveInt = Field(8_000_000_000, description="most pixels of all frames of a video")
+    max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
     # About 6 hours of stereo, or 8 GB.
-    max_samples: PositiveInt = Field(2_000_000_000, description="most samples of a sound, of all its channels")
-    max_media_s: PositiveFloat = Field(4 * 3600.0, description="longest video or sound, seconds")
+    max_samples: Count = Field(2_000_000_000, description="most samples of a sound, of all its channels")
+    max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
 
     def check(self, extent: Extent, content_type: str) -> None:
         """Raise `FileRefused` with the limit and the actual value if a limit is exceeded."""

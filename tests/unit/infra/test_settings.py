@@ -1,7 +1,9 @@
 """Settings are parsed once, passed on to child processes, and documented."""
 
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -92,6 +94,89 @@ def test_an_invalid_setting_is_reported_by_its_variable(monkeypatch: pytest.Monk
     words = format_errors(refused.value)
     assert words.startswith("COMFYUI_MODAL_MAX_NODES: Input should be a valid integer")
     assert "sesame" not in words
+
+
+@pytest.mark.parametrize("model", [Settings, DeploymentSettings])
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
+def test_every_number_has_bounds(model: type[Settings | DeploymentSettings], value: float) -> None:
+    """No setting takes a number that is not finite, or one with which a computation overflows."""
+    schemas = model.model_json_schema()["properties"]
+    numbers = {name for name, schema in schemas.items() if {"integer", "number"} & types_of(schema)}
+    with pytest.raises(ValidationError) as refused:
+        model(**{"bucket": "b", "gpu_prices": {"x": value}} | dict.fromkeys(numbers, value))  # type: ignore[arg-type]  # any
+    expected = numbers | ({"gpu_prices"} if model is Settings else set())
+    assert {error["loc"][0] for error in refused.value.errors()} == expected
+    assert len(numbers) > 5
+
+
+def types_of(schema: dict[str, Any]) -> set[str]:
+    return {str(one.get("type")) for one in schema.get("anyOf", [schema])}
+
+
+@pytest.mark.parametrize("name", ["s3_endpoint", "s3_public_endpoint", "public_url", "engine"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:sesame@127.0.0.1:9000",
+        "http://sesame@127.0.0.1:9000",
+        "http://127.0.0.1:9000?x=sesame",
+        "http://127.0.0.1:9000/#sesame",
+        "ftp://sesame",
+        "javascript://sesame/%0Aalert(1)",
+        "https://sesame.example/x\ny",
+        "https://sesame.example/ x",
+        "https://sesame.example;sandbox",
+        "https://sesame.example:99999",
+        "https://sesame.example\\x",
+        "https://",
+        "https://[sesame",
+    ],
+)
+def test_a_url_with_a_secret_or_of_another_kind_is_refused(name: str, url: str) -> None:
+    """A base URL with user, password, query, fragment, other scheme or malformed host is refused, and not repeated."""
+    with pytest.raises(ValidationError) as refused:
+        Settings(bucket="b", **{name: url})  # type: ignore[arg-type]  # any of them
+    words = format_errors(refused.value)
+    assert words.startswith(f"COMFYUI_MODAL_{name.upper()}: ")
+    assert "sesame" not in words
+
+
+def test_urls_as_they_are_used_are_taken() -> None:
+    """Base URLs with a path, a port, a slash or an IPv6 address are taken, and an empty one counts as unset."""
+    for url in ("https://x.example/storage/v1/s3", "http://10.0.0.1:9000/", "http://[::1]:9000", "https://MINIO_1"):
+        assert Settings(bucket="b", s3_endpoint=url).s3_endpoint == url
+    assert Settings(bucket="b", public_url="").public_url is None
+    with pytest.raises(ValidationError):
+        EngineSettings(comfyui_url="http://user:sesame@127.0.0.1:8188")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://a.example/",
+        "https://a.example/x",
+        "https://A.example",
+        "https://a.example:443",
+        "a.example",
+        "null",
+        "https://u@a.example",
+        "https://*.a.example",
+        "",
+    ],
+)
+def test_a_text_that_no_browser_sends_as_origin_is_refused(origin: str) -> None:
+    """An origin for CORS that would never match is refused at start."""
+    with pytest.raises(ValidationError, match="cors_origins"):
+        Settings(bucket="b", cors_origins=(origin,))
+    good = ("https://a.example", "http://localhost:3000", "http://[::1]:3000", "*")
+    assert Settings(bucket="b", cors_origins=good).cors_origins == good
+
+
+@pytest.mark.parametrize("name", ["s3_region", "webhook_origin"])
+def test_a_setting_that_stands_in_a_header_is_one_word(name: str) -> None:
+    """A setting that is sent in a header has no line ends and no spaces."""
+    with pytest.raises(ValidationError, match=name):
+        Settings(bucket="b", **{name: "x\r\ny: z"})  # type: ignore[arg-type]  # either of them
 
 
 def test_a_setting_with_invalid_json_is_reported_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
