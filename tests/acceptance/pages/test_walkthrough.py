@@ -2,12 +2,14 @@
 
 import base64
 import re
+import shutil
 from io import BytesIO
 
 import pytest
 from PIL import Image
 from playwright.async_api import Page
 
+from infra.cli.open import link_file
 from tests.support.chromium import Visit, needs_chromium
 from tests.support.receiver import receiver
 from tests.support.up import Up
@@ -67,10 +69,11 @@ async def test_the_pages_alone_lead_to_a_result_and_its_webhook(visit: Visit, ur
 
 
 async def test_the_link_of_the_command_line_opens_the_pages(guest: Visit, running: Up, url: str) -> None:
-    """`comfyui-modal open --print` prints a link that logs one browser in, once, after a question."""
+    """`comfyui-modal open` makes a link that logs one browser in, once, after a question, from a file or by itself."""
     link = running.command("open", "--print").stdout.strip()
     assert re.fullmatch(rf"{re.escape(url)}/ui/open\?token=\S+", link)
-    await guest.page.goto(link)
+    await guest.page.goto((file := link_file(link)).as_uri())
+    shutil.rmtree(file.parent)
     await guest.page.click("main button >> text=Log in")
     await guest.page.wait_for_url("**/ui/jobs")
     assert "token" not in await guest.page.evaluate("location.href")
