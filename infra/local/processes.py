@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from infra.local.children import Readiness, announce, stop_on_signals, stop_with
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
-from infra.settings import BadSetting, Settings, format_errors
+from infra.settings import BadSetting, Settings, format_errors, unknown_variables
 from storage.bucket.clock_skew import require_right_clock, warn_of_wrong_clock
 from storage.bucket.s3 import S3Config
 from storage.concurrency import in_background
@@ -121,8 +121,15 @@ def begin() -> Settings:
     """Read the settings of this process, configure its log and hide its secrets from other processes."""
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    warn_of_unknown_variables(settings, os.environ)
     keep_secrets()  # last, because it overwrites the variables from which the settings are read
     return settings
+
+
+def warn_of_unknown_variables(settings: Settings, names: Iterable[str]) -> None:
+    """Log each variable that looks like a setting and is none, unless `comfyui-modal up` has said so already."""
+    for line in () if is_child(settings) else unknown_variables(names):
+        logger.warning(line)
 
 
 @asynccontextmanager

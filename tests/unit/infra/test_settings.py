@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
+from infra.local.processes import warn_of_unknown_variables
 from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings, format_errors, unknown_variables
 
 DOCS = Path(__file__).parents[3] / "docs/reference/settings.md"
@@ -192,6 +193,14 @@ def test_an_unknown_variable_is_reported() -> None:
     names = ("COMFYUI_MODAL_MAX_NODE", "COMFYUI_MODAL_API_URL", "COMFYUI_MODAL_GPU", "COMFYUI_DIR", "PATH")
     (line,) = unknown_variables(names)
     assert line.startswith("COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES")
+
+
+def test_a_process_of_its_own_logs_unknown_variables(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that `up` has not started logs a variable that is no setting; one that it has started does not."""
+    warn_of_unknown_variables(Settings(bucket="b", readiness_file=Path("r")), ["COMFYUI_MODAL_MAX_NODE"])
+    assert caplog.text == ""
+    warn_of_unknown_variables(Settings(bucket="b"), ["COMFYUI_MODAL_MAX_NODE", "COMFYUI_MODAL_MAX_NODES"])
+    assert "COMFYUI_MODAL_MAX_NODE is no setting" in caplog.text
 
 
 def test_snapshots_are_on_by_default_for_comfyui() -> None:
