@@ -16,6 +16,7 @@ from app.api import docs, job_events
 from app.api.context import Context
 from app.auth import Doorkeeper
 from app.batch_state import BatchWatch
+from app.body.arriving import ArrivingBodies, NewestBodies
 from app.body.large import LargeBodies, TenantCount
 from app.comfy_v2 import routes as comfy_v2
 from app.comfy_v2.middleware import ComfyV2Middleware
@@ -89,8 +90,10 @@ def create_app(services: Services) -> Starlette:
         BatchWatch(services.stores.batches, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
+        ArrivingBodies(config.max_receiving_requests),
         LargeBodies(MOST_PAGES),
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
+        NewestBodies(config.max_unfinished_requests),
         in_flight,
         TenantCount(config.max_long_polls, "wait for a job or batch already"),
         TenantCount(config.max_webhook_tests, "test a receiver already"),

@@ -92,8 +92,8 @@ class RequestLimits(MediaLimits):
     # This bounds the temporary files to 16 times `max_request_bytes`.
     max_receiving_requests: Count = Field(
         16,
-        description="most requests of more than 64 KiB (in memory: text, and 64 bytes for each value) that one API "
-        "process receives and works on at once; one tenant gets half of them",
+        description="most requests of more than 64 KiB that one API process receives at once, and as many of more "
+        "than 64 KiB in memory (text, and 64 bytes for each value) that it works on; one tenant gets half of each",
     )
     max_large_requests: Count = Field(
         4,

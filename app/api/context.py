@@ -17,6 +17,7 @@ from starlette.responses import Response
 from app.auth import Principal
 from app.batch_state import BatchWatch
 from app.body import Body, BodyTooLarge, Place, TextTooLong
+from app.body.arriving import ArrivingBodies, NewestBodies
 from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
 from app.fields import MAX_IDEMPOTENCY_KEY
@@ -49,9 +50,11 @@ class Context:
     watch: JobWatch
     batch_watch: BatchWatch
     large_bodies: LargeBodies
-    receiving: LargeBodies
+    working: LargeBodies
+    receiving: ArrivingBodies
     pages: LargeBodies
     unfinished: TenantCount
+    logins: NewestBodies
     in_flight: TenantCount
     long_polls: TenantCount
     webhook_tests: TenantCount
@@ -137,14 +140,13 @@ def idempotency_key(request: Request) -> str | None:
 def body_of(request: Request) -> Body:
     """Return a body for the request's document, which waits for its places if it is large."""
     context, tenant = context_of(request), tenant_of(request)
-    return Body(
-        partial(context.large_bodies.enter, tenant), partial(context.receiving.enter, tenant), context.scan_turn
-    )
+    return Body(partial(context.large_bodies.enter, tenant), partial(context.working.enter, tenant), context.scan_turn)
 
 
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:
     """Receive the request's JSON document. Long texts at `keep` stay spooled in `body`. Raises `Problem`."""
-    config = context_of(request).config
+    context, tenant = context_of(request), tenant_of(request)
+    config = context.config
     # A declared size beyond the limit is refused before the body is read; the received bytes are counted as well. Only
     # the first digits are converted: they exceed every limit, and `int` refuses thousands of digits.
     if (declared := request.headers.get("content-length", "")).isdecimal() and int(declared[:MAX_DIGITS]) > limit:
@@ -153,9 +155,11 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
     if charset is not None and charset[1].lower() not in _CHARSETS:
         raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
     with _json_faults():
-        chunks = in_time(request.stream(), config.body_idle_s, config.max_body_s)
+        stream = in_time(request.stream(), config.body_idle_s, config.max_body_s)
+        # The place for receiving is left after the files are removed, since it bounds them.
+        chunks = context.receiving.chunks(tenant, stream, body.at_close)
         # Counted while the body arrives, and no longer once it waits for its turn to be processed.
-        with context_of(request).unfinished.counted(tenant_of(request)):
+        with context.unfinished.counted(tenant):
             document = await body.receive(chunks, limit=limit)
         return await body.restored(document, config.text_limits, keep)
 
@@ -177,8 +181,9 @@ def _json_faults() -> Iterator[None]:
     try:
         yield
     # The rest of the body is unread, so the connection cannot serve a further request.
-    except TimeoutError:
-        raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None
+    except TimeoutError as error:
+        detail = str(error) or "the body did not come in time"
+        raise Problem("request-timeout", detail, headers={"connection": "close"}) from None
     except BodyTooLarge as error:
         raise Problem("request-too-large", f"the body has {error}") from None
     except TextTooLong as error:

@@ -47,8 +47,8 @@ class TextLimits:
 class Body:
     """A received document. It is a context manager that removes its temporary files on exit.
 
-    `enter` waits for a place for a large document in memory, `begin` for a place to receive more than SPOOL_THRESHOLD
-    bytes. Each returns a function that leaves the place. Bodies that share `turn` scan one piece at a time.
+    `begin` waits for a place for a document of more than SPOOL_THRESHOLD bytes in memory, `enter` for a place for a
+    large one as well. Each returns a function that leaves the place. Bodies that share `turn` scan one piece at a time.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class Body:
                 scanner.finish()
             finally:
                 scanner.close()
-            # Places are taken before the document is read back into memory and parsed, which multiplies its size.
+            # Places are taken before the document is read back into memory and parsed, which multiplies its size. The
+            # body has arrived whole: no place of these waits for a client.
             await self.hold(scanner.weight)
             small.seek(0)
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
@@ -108,8 +109,6 @@ class Body:
             if self._received > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             self._digest.update(chunk)
-            if self._received > SPOOL_THRESHOLD:
-                await self.take_place()  # while this waits, flow control keeps the rest of the body at the client
             pending += chunk
             for start in range(0, len(pending) - PIECE + 1, PIECE):
                 yield bytes(pending[start : start + PIECE])
@@ -184,7 +183,7 @@ class Body:
         return document
 
     async def take_place(self) -> None:
-        """Wait for a place among the larger bodies, for one that is to be received, read from elsewhere, or parsed."""
+        """Wait for a place among the larger documents, for one that is to be parsed or read from elsewhere."""
         if self._begin is not None:
             begin, self._begin = self._begin, None
             self.at_close(await begin())

@@ -21,8 +21,10 @@ class LargeBodies:
     """Places for large documents: `most` in all, half of them for one tenant."""
 
     def __init__(self, most: int, *, wait_s: float = WAIT_S) -> None:
+        self._half = max(1, most // 2)
         self._all = asyncio.Semaphore(most)
-        self._of_tenant: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(max(1, most // 2)))
+        self._of_tenant: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(self._half))
+        self._held: Counter[str] = Counter()
         self._wait_s = wait_s
 
     async def enter(self, tenant: str) -> Leave:
@@ -41,11 +43,18 @@ class LargeBodies:
             detail = "this process works on as many large requests as it may hold in memory"
             raise Problem("too-many-large-requests", detail, headers={"Retry-After": str(WAIT_S)}) from None
 
+        self._held[tenant] += 1
+
         def leave() -> None:
+            self._held[tenant] -= 1
             self._all.release()
             own.release()
 
         return leave
+
+    def has_half(self, tenant: str) -> bool:
+        """Return whether the tenant has all the places that one tenant may have."""
+        return self._held[tenant] >= self._half
 
 
 class TenantCount:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from app.api.context import NO_STORE, Context, answer, body_of, check_is_json, context_of, in_time, json_body, tenant_of
+from app.body import Body
 from app.comfy_v2.asset_view import AssetFromHash, AssetUpload, ComfyAsset, comfy_asset, digest_of
 from app.comfy_v2.errors import ComfyProblem
 from app.comfy_v2.multipart import (
@@ -56,10 +57,9 @@ async def upload(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     context.services.check_disk()
     with body_of(request) as body:
-        # Its file is on this process's disk, like the long strings of other bodies, and takes one of their places.
-        body.at_close(await context.receiving.enter(tenant))
         path = body.new_file("asset")
-        received = await _received(request, context, MultipartFile(_boundary(request), path, limit=_limit(request)))
+        file = MultipartFile(_boundary(request), path, limit=_limit(request))
+        received = await _received(request, context, file, body)
         details = parsed(AssetUpload, _as_document(received.texts))
         if details.expected_hash not in (None, received.hash):
             message = f"the bytes that arrived have the hash blake3:{received.hash}"
@@ -130,15 +130,18 @@ def _limit(request: Request) -> int:
     return limit
 
 
-async def _received(request: Request, context: Context, file: MultipartFile) -> ReceivedFile:
-    chunks = in_time(request.stream(), context.config.body_idle_s, context.config.max_body_s)
+async def _received(request: Request, context: Context, file: MultipartFile, body: Body) -> ReceivedFile:
+    tenant = tenant_of(request)
+    stream = in_time(request.stream(), context.config.body_idle_s, context.config.max_body_s)
+    # Its file is on this process's disk, like the long strings of other bodies, and takes one of their places.
+    chunks = context.receiving.chunks(tenant, stream, body.at_close, after=0)
     try:
-        with context.unfinished.counted(tenant_of(request)):
+        with context.unfinished.counted(tenant):
             return await file.receive(chunks)
-    except TimeoutError:
+    except TimeoutError as error:
         # The rest of the body is unread, so the connection cannot serve a further request.
         close = {"connection": "close"}
-        raise Problem("request-timeout", "the body did not come in time", headers=close) from None
+        raise Problem("request-timeout", str(error) or "the body did not come in time", headers=close) from None
     except FileTooLarge as error:
         raise _too_large(str(error)) from None
     except BadMultipart as error:

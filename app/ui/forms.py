@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from app.api.context import context_of, tenant_of
-from app.auth import NO_TENANT
+from app.api.context import body_of, context_of, tenant_of
 from app.body import Body
 from app.heavy import off_loop
 from app.problems import Problem
@@ -18,9 +16,9 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 4 * 1024 * 1024
 """Largest form of a session: a prompt of `max_text_bytes` takes up to three times as much when it is encoded."""
 MAX_LOGIN_BYTES = 8 * 1024
-"""Largest form without a session. All of these count as one tenant's."""
+"""Largest form without a session."""
 SMALL_BYTES = 64 * 1024
-"""A larger form takes one of the places for large bodies, as a body of /v1 does."""
+"""A larger form takes one of the places for bodies that arrive, as a body of /v1 does."""
 QUICK_BYTES = 16 * 1024
 """A larger form is decoded in a thread: 4 MiB of escapes take half a second."""
 MAX_FIELDS = 500
@@ -42,36 +40,39 @@ async def form_of(request: Request, *, is_public: bool) -> AsyncIterator[Form]:
     with ExitStack() as held:
         try:
             limit_s = LOGIN_TIME_S if is_public else FORM_TIME_S
-            async with asyncio.timeout(min(limit_s, context_of(request).config.max_body_s)):
-                body = await _received(request, held, is_public=is_public)
-        except TimeoutError:
-            detail = "the form did not come in time"
+            async with asyncio.timeout(min(limit_s, context_of(request).config.max_body_s)) as limit:
+                body = await (_received_public(request, limit) if is_public else _received(request, held))
+        except TimeoutError as error:
+            detail = str(error) or "the form did not come in time"
             raise Problem("request-timeout", detail, headers={"connection": "close"}) from None
         yield _parsed(body) if len(body) <= QUICK_BYTES else await off_loop(_parsed, body)
 
 
-async def _received(request: Request, held: ExitStack, *, is_public: bool) -> bytes:
-    context, limit = context_of(request), MAX_LOGIN_BYTES if is_public else MAX_FORM_BYTES
-    body, has_place = bytearray(), False
-    held.enter_context(context.unfinished.counted(NO_TENANT if is_public else tenant_of(request)))
-    async for chunk in request.stream():
+async def _received_public(request: Request, limit: asyncio.Timeout) -> bytes:
+    # Never refused for the number of others: slow forms of a client without a key would keep all from logging in.
+    with context_of(request).logins.counted(limit):
+        return await _whole(request.stream(), MAX_LOGIN_BYTES)
+
+
+async def _received(request: Request, held: ExitStack) -> bytes:
+    context, tenant = context_of(request), tenant_of(request)
+    held.enter_context(context.unfinished.counted(tenant))
+    chunks = context.receiving.chunks(tenant, request.stream(), held.callback, after=SMALL_BYTES)
+    return await _whole(chunks, MAX_FORM_BYTES)
+
+
+async def _whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise Problem("request-too-large", f"the form has more than {limit} bytes", headers={"connection": "close"})
-        if len(body) > SMALL_BYTES and not has_place:
-            has_place = True
-            held.callback(await context.receiving.enter(tenant_of(request)))
-    request.state.has_place = has_place
     return bytes(body)
 
 
 def form_body(request: Request) -> Body:
     """Return the body of a request of the API that a form, which was read by `form_of`, stands for."""
-    context, tenant = context_of(request), tenant_of(request)
-    # A large form has its place for receiving already, and a page its own. With two of them its tenant's forms could
-    # wait for each other.
-    begin = None if request.state.has_place else partial(context.receiving.enter, tenant)
-    return Body(partial(context.large_bodies.enter, tenant), begin, context.scan_turn)
+    return body_of(request)
 
 
 def _parsed(body: bytes) -> Form:

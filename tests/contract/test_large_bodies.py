@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from app.body import MAX_VALUES
+from app.body.arriving import ArrivingBodies
 from app.body.large import LargeBodies
 from app.config import ApiConfig
 from app.problems import Problem
@@ -20,6 +22,7 @@ from app.submission.request import BatchRequest, JobOptions
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.waiting import until
 from workflows.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
@@ -238,6 +241,59 @@ async def test_concurrent_large_bodies_are_limited(clock: ManualClock) -> None:
         gate.set()
         assert (await first).status_code == 422
         assert (await second).status_code == 422
+
+
+def slow_bodies() -> dict[str, tuple[str, str, bytes]]:
+    """Return a path, a media type and the beginning of a body, for each kind that takes a place while it arrives."""
+    part = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    return {
+        "job": ("/v1/jobs", "application/json", b'{"workflow":"' + b"x" * LONG),
+        "asset": ("/api/v2/assets", "multipart/form-data; boundary=b", part + b"x" * LONG),
+    }
+
+
+@pytest.mark.parametrize("kind", slow_bodies())
+async def test_slow_bodies_hold_up_no_other_tenant(clock: ManualClock, kind: str) -> None:
+    """With all places taken by slow bodies, a small body of many values passes, and a larger one gets a slow one's."""
+    path, media_type, beginning = slow_bodies()[kind]
+
+    gate = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield beginning
+        await gate.wait()
+
+    many_values = BLUE | {str(number): BLUE["1"] for number in range(10, 400)}
+    assert len(json.dumps(many_values)) < 64 * KIB
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
+        places = ArrivingBodies(2, slow_s=0.05, check_s=0.02)
+        api.app.state.context = replace(api.app.state.context, receiving=places)
+        async with await api.client_of("a") as first, await api.client_of("b") as second:
+            headers = {"content-type": media_type}
+            pending = [
+                asyncio.create_task(client.post(path, content=slow(), headers=headers)) for client in (first, second)
+            ]
+            await until(lambda: len(places._waiting) == 2)
+            assert (await sent(api, {"workflow": many_values})).status_code == 202
+            assert not any(task.done() for task in pending)
+            assert (await sent(api, {"workflow": with_prefix("x" * LONG)})).status_code == 202
+            gate.set()  # the client reads its answer once it has sent its body
+            answers = await asyncio.gather(*pending)
+            (ended,) = [answer for answer in answers if answer.status_code == 408]
+            assert ended.headers["connection"] == "close"
+            assert "others wait for its place" in ended.text
+
+
+async def test_documents_with_many_values_are_limited(clock: ManualClock) -> None:
+    """Documents of more than 64 KiB in memory are worked on a few at a time, whatever the size of their bodies."""
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, max_receiving_requests=2)) as api:
+        places = api.app.state.context.working
+        leave = await places.enter("default")
+        pending = asyncio.create_task(sent(api, [[]] * 3_000))
+        await until(lambda: bool(places._of_tenant["default"]._waiters))
+        assert (await sent(api, {"workflow": BLUE})).status_code == 202
+        leave()
+        assert (await pending).status_code == 422
 
 
 async def test_the_total_graph_size_of_a_batch_is_limited(clock: ManualClock) -> None:

@@ -124,7 +124,7 @@ async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualC
         receiving, pages = api.app.state.context.receiving, api.app.state.context.pages
         leave = await receiving.enter("default")
         waiting = asyncio.create_task(check(many_bytes))
-        await until(lambda: bool(receiving._of_tenant["default"]._waiters))
+        await until(lambda: bool(receiving._places._of_tenant["default"]._waiters))
         assert await check(many_values) == 200
         leave()
         assert await waiting == 200
