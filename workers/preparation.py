@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
-from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBroken, StorageError
+from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBroken, StorageError, StorageUnavailable
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import Input, InputFile
 from storage.jobs.store import StoredJob
@@ -109,8 +110,8 @@ class Preparation:
     async def _read(self, catalogue: Catalogue) -> _Submitted:
         record, jobs, workflow = self._record, self._stores.jobs, self._stored.workflow
         if workflow is None:  # it could not be read with the record
-            workflow = await jobs.workflow(record.tenant, record.job_id)
-        document, inputs = json.loads(workflow), await jobs.inputs(record)
+            workflow = await retry_while_unavailable(lambda: jobs.workflow(record.tenant, record.job_id))
+        document, inputs = json.loads(workflow), await retry_while_unavailable(lambda: jobs.inputs(record))
         graph = self._checked(document, inputs, catalogue)
         return _Submitted(document, inputs, await self._extra_data(), catalogue, graph)
 
@@ -128,7 +129,8 @@ class Preparation:
         if not self._record.has_partner_key:
             return {}
         try:
-            return {PARTNER_KEY: await self._stores.partner_keys.read(self._record.tenant, self._record.job_id)}
+            keys, record = self._stores.partner_keys, self._record
+            return {PARTNER_KEY: await retry_while_unavailable(lambda: keys.read(record.tenant, record.job_id))}
         except SealBroken as error:
             raise StagingFailed(str(error)) from error
 
@@ -150,8 +152,9 @@ async def fetch_inputs(
 
     async def fetch(file: InputFile, path: Path) -> tuple[InputFile, Path]:
         try:
-            with writing(f"the input {file.name!r}"):
-                await objects.download_file(file.key, path)
+            # Repeated as writes are: while the bucket gives records and no files, a worker would otherwise use up the
+            # attempts of all queued jobs within seconds.
+            await retry_while_unavailable(lambda: _download(file, objects, path))
             await check.check(path, limits, data=True)
         except ObjectNotFound:
             raise StagingFailed(f"the bytes of {file.name} are no longer in the bucket") from None
@@ -162,3 +165,12 @@ async def fetch_inputs(
         return file, path
 
     return await gather(*(fetch(file, folder / f"{position:03d}") for position, file in enumerate(files)))
+
+
+async def _download(file: InputFile, objects: ObjectStore, path: Path) -> None:
+    with writing(f"the input {file.name!r}"):
+        await objects.download_file(file.key, path)
+    # A proxy that answers in the bucket's place, or cuts the answer, would make the file look like a broken one.
+    size = (await asyncio.to_thread(path.stat)).st_size
+    if size != file.size_bytes:
+        raise StorageUnavailable(f"{file.name} came with {size} bytes instead of {file.size_bytes}")

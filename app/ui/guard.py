@@ -97,8 +97,8 @@ def is_https(request: Request) -> bool:
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
-def check_embedding(request: Request) -> None:
-    """Raise `Problem` if another page asks for this one as a part of itself. Links from everywhere may lead here.
+def check_embedding(request: Request, *, may_be_opened: bool = True) -> None:
+    """Raise `Problem` if another page asks for this one as a part of itself, or opens what may not be opened by itself.
 
     A page of another port of this host is of the same site, so its requests carry the cookie: it could read nothing,
     but could hold the streams of the key.
@@ -106,7 +106,8 @@ def check_embedding(request: Request) -> None:
     is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
     # A frame is a navigation too, but not to a document.
     is_link = request.headers.get("sec-fetch-mode") == "navigate"
-    if is_foreign and not (is_link and request.headers.get("sec-fetch-dest", "document") == "document"):
+    is_window = is_link and request.headers.get("sec-fetch-dest", "document") == "document"
+    if is_foreign and not (is_window and may_be_opened):
         raise Problem("cross-site-request", "the browser says that another page asked for this")
 
 

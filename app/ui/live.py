@@ -78,7 +78,7 @@ def _kind(output: OutputView) -> str:
 
 
 ROUTES = (
-    page("/events", tenant_events.events, "events"),
-    page("/jobs/{job_id}/events", job_events.events, "job_events"),
+    page("/events", tenant_events.events, "events", is_stream=True),
+    page("/jobs/{job_id}/events", job_events.events, "job_events", is_stream=True),
     page("/jobs/{job_id}/live", show, "job_live", holds_documents=True),
 )

@@ -20,14 +20,23 @@ MOST_PAGES = 8
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def page(path: str, handler: Handler, name: str, *, is_public: bool = False, holds_documents: bool = False) -> Route:
+def page(
+    path: str,
+    handler: Handler,
+    name: str,
+    *,
+    is_public: bool = False,
+    holds_documents: bool = False,
+    is_stream: bool = False,
+) -> Route:
     """Return the route of a page. `path` is below the root of the pages.
 
-    With `holds_documents` it waits for one of `MOST_PAGES` places: it holds outputs, a graph, inputs or a log.
+    With `holds_documents` it waits for one of `MOST_PAGES` places: it holds outputs, a graph, inputs or a log. A stream
+    is for scripts of our pages alone: a page of another origin could hold some of the key's by windows that it opens.
     """
 
     async def respond(request: Request) -> Response:
-        check_embedding(request)
+        check_embedding(request, may_be_opened=not is_stream)
         if not is_public and session_or_none(request) is None:
             return _to_login(request)
         return await (_in_its_place(request, handler) if holds_documents else handler(request))

@@ -89,7 +89,7 @@ async def replay(request: Request) -> Response:
 
 
 ROUTES = (
-    page("/webhooks", show, "show_webhooks"),
+    page("/webhooks", show, "show_webhooks", holds_documents=True),
     action("/webhooks/test", test, "test_webhook"),
     action("/webhooks/replay", replay, "replay_dead_letters"),
 )

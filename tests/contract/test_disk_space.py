@@ -20,7 +20,7 @@ from tests.support.disks import fill, mounted
 
 pytestmark = pytest.mark.anyio
 
-MORE_THAN_ANY_DISK = 2**60
+MORE_THAN_ANY_DISK = 2**53 - 1
 URL_JOB = {"workflow": BLUE, "media": [{"name": "a.png", "url": "https://files.example/a.png"}]}
 BATCH = {"workflow": BLUE, "input_sets": [[]]}
 UPLOAD = {"size_bytes": 5, "content_type": "image/png", "filename": "a.png"}

@@ -82,6 +82,8 @@ async def test_another_page_embeds_none_of_ours(memory_api: Api) -> None:
         followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
         for destination in ({}, {"sec-fetch-dest": "document"}):
             assert (await browser.client.get("/ui/jobs", headers=followed | destination)).status_code == 200
+        # Windows that another page opens would hold the streams of the key.
+        assert (await browser.client.get("/ui/events", headers=followed)).status_code == 403
 
 
 async def test_a_link_leaves_no_trace(memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
