@@ -18,14 +18,21 @@ Leave = Callable[[], None]
 
 
 class LargeBodies:
-    """Places for large documents: `most` in all, half of them for one tenant."""
+    """Places for large documents: `most` in all, half of them for one tenant.
 
-    def __init__(self, most: int, *, wait_s: float = WAIT_S) -> None:
+    With `one_of_each` every tenant's first place is one besides: else two tenants whose requests last, since they wait
+    for a slow server of a URL, would keep all others out. There are few tenants.
+    """
+
+    def __init__(self, most: int, *, wait_s: float = WAIT_S, one_of_each: bool = False) -> None:
         self._half = max(1, most // 2)
         self._all = asyncio.Semaphore(most)
         self._of_tenant: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(self._half))
         self._held: Counter[str] = Counter()
         self._wait_s = wait_s
+        self._one_of_each = one_of_each
+        self._first: set[str] = set()
+        """Tenants whose first place is taken."""
 
     async def enter(self, tenant: str) -> Leave:
         """Wait for a place and return the function that leaves it. Raises `Problem` if none becomes free in time."""
@@ -34,11 +41,15 @@ class LargeBodies:
             async with asyncio.timeout(self._wait_s):
                 # The tenant's own place comes first: requests beyond its half must not hold places that others need.
                 await own.acquire()
-                try:
-                    await self._all.acquire()
-                except BaseException:
-                    own.release()
-                    raise
+                is_first = self._one_of_each and tenant not in self._first
+                if is_first:
+                    self._first.add(tenant)
+                else:
+                    try:
+                        await self._all.acquire()
+                    except BaseException:
+                        own.release()
+                        raise
         except TimeoutError:
             detail = "this process works on as many large requests as it may hold in memory"
             raise Problem("too-many-large-requests", detail, headers={"Retry-After": str(WAIT_S)}) from None
@@ -47,7 +58,10 @@ class LargeBodies:
 
         def leave() -> None:
             self._held[tenant] -= 1
-            self._all.release()
+            if is_first:
+                self._first.remove(tenant)
+            else:
+                self._all.release()
             own.release()
 
         return leave

@@ -150,6 +150,25 @@ async def test_many_values_are_refused_while_they_arrive(api: Api) -> None:
     assert slowest < 3
 
 
+async def test_tenants_whose_requests_last_keep_no_other_out() -> None:
+    """Where each tenant has one place besides, two that hold all of the common ones do not delay a third."""
+    slots = LargeBodies(4, wait_s=0.05, one_of_each=True)
+    held = [await slots.enter(tenant) for tenant in ("a", "a", "b", "b")]
+    for tenant in ("c", "d"):
+        leave = await slots.enter(tenant)
+        leave()
+    held += [await slots.enter("c"), await slots.enter("c")]
+    common = [await slots.enter("d"), await slots.enter("d")]
+    with pytest.raises(Problem):
+        await slots.enter("c")  # it has its half
+    held.append(await slots.enter("e"))
+    with pytest.raises(Problem):
+        await slots.enter("e")  # its own place is taken, and so are those of all
+    for leave in (*held, *common):
+        leave()
+    assert [await slots.enter("e") for _ in range(2)]
+
+
 async def test_large_documents_wait_for_a_slot() -> None:
     """A tenant has at most half of the slots, and a request that waits too long for a slot is refused."""
     slots = LargeBodies(4, wait_s=0.05)
