@@ -301,7 +301,8 @@ def _page_of(answer: Any, root: str, prefix: str, after: str) -> KeyPage:
     """
     if "IsTruncated" not in answer:
         raise StorageUnavailable(f"{prefix}: the answer is not a list of keys")
-    keys = tuple(key.removeprefix(root) for key in keys_of(answer))
+    # Each once: a reader that takes up what is listed would take it up twice.
+    keys = tuple(dict.fromkeys(key.removeprefix(root) for key in keys_of(answer)))
     if not all(key.startswith(prefix) and key > after for key in keys):
         raise StorageUnavailable(f"{prefix}: the list has keys that were not asked for")
     return KeyPage(keys, answer["IsTruncated"], date_of(answer))

@@ -102,8 +102,9 @@ UNUSUAL = "<Contents><Key><![CDATA[a/<1>]]></Key></Contents><Contents x='1'><Key
         (ENCODED, "<EncodingType>url</EncodingType>", ["a/ä ö.png", "a/b+c"]),
         (UNUSUAL, "", ["a/<1>", "a/2"]),
         ("<Contents x='1'><Key>a/2</Key></Contents>", "", ["a/2"]),
+        ("<Contents><Key>a/2</Key></Contents>" * 2, "", ["a/2"]),
     ],
-    ids=["escaped as XML", "encoded as URLs", "other XML", "attributes"],
+    ids=["escaped as XML", "encoded as URLs", "other XML", "attributes", "twice"],
 )
 async def test_every_notation_of_a_key_is_parsed(entries: str, encoding: str, keys: list[str]) -> None:
     """Keys in an unusual notation are left to the SDK's parser."""
