@@ -7,10 +7,12 @@ The presigned PUT is create-only and bound to a length and a type, so an upload 
 import uuid
 from datetime import datetime, timedelta
 
+from pydantic import Field
+
 from storage import keys
 from storage.asset_record import SETTLING, id_of_entry, read_asset
 from storage.bucket.objects import ObjectStore, SignedRequest, all_keys
-from storage.bucket.records import Model, read_as
+from storage.bucket.records import Model, new_nonce, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
@@ -26,7 +28,7 @@ STILL_USED = timedelta(hours=6)
 
 
 class UploadRecord(Model):
-    """The content of upload.json, immutable."""
+    """The content of upload.json, immutable. `nonce` tells it from that of a concurrent request for the same upload."""
 
     tenant: str
     upload_id: str
@@ -35,6 +37,7 @@ class UploadRecord(Model):
     content_type: str
     created_at: datetime
     expires_at: datetime
+    nonce: str = Field(default_factory=new_nonce)
 
     @property
     def key(self) -> str:

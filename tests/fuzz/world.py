@@ -42,7 +42,9 @@ class World:
 async def world(folder: Path) -> AsyncIterator[World]:
     clock = ManualClock(SystemClock().now())
     objects = MemoryObjectStore(clock)
-    config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.01, cancel_wait_s=0.01, max_nodes=200, max_stream_s=0.05)
+    config = ApiConfig(
+        api_key=KEY, webhook_test_wait_s=0.01, cancel_wait_s=0.01, max_nodes=200, max_wait_s=1, max_stream_s=0.05
+    )
     async with workbench(folder, objects) as bench, running_api(objects, clock, config) as api:
         jobs = [(await bench.run(BLUE)).job_id for _ in range(FINISHED)]
         post = Post(objects, clock)
