@@ -7,8 +7,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from app.api.context import body_of, context_of, tenant_of
-from app.body import Body
+from app.api.context import context_of, tenant_of
 from app.heavy import off_loop
 from app.problems import Problem
 
@@ -68,11 +67,6 @@ async def _whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
         if len(body) > limit:
             raise Problem("request-too-large", f"the form has more than {limit} bytes", headers={"connection": "close"})
     return bytes(body)
-
-
-def form_body(request: Request) -> Body:
-    """Return the body of a request of the API that a form, which was read by `form_of`, stands for."""
-    return body_of(request)
 
 
 def _parsed(body: bytes) -> Form:

@@ -9,14 +9,13 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import Context, context_of, tenant_of
+from app.api.context import Context, body_of, context_of, tenant_of
 from app.api.job_filter import job_filter
 from app.api.job_view import OutputView, output_url
 from app.api.jobs import JobRow, cancel_job, job_row, page_of_jobs
 from app.api.submissions import retry_job
 from app.outcome import outcome_of
 from app.submission.acceptance import Identity
-from app.ui.forms import form_body
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.concurrency import both, gather
@@ -95,7 +94,7 @@ async def remove(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """Submit a finished job again, and lead to the new one."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    with form_body(request) as body:
+    with body_of(request) as body:
         accepted = await retry_job(context, tenant, job_id, body, Identity(None, body.fingerprint))
     outcome_of(request.scope).jobs_accepted = 1
     return see_other(f"/jobs/{accepted.stored.record.job_id}")

@@ -65,8 +65,6 @@ def action(path: str, handler: Handler, name: str, *, is_public: bool = False, h
 
 async def _in_its_place(request: Request, handler: Handler) -> Response:
     leave = await context_of(request).pages.enter(tenant_of(request))
-    # The form's body needs no second place for receiving: requests with one of each could wait for each other.
-    request.state.has_place = True
     try:
         return await handler(request)
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import Context, context_of, json_text, principal_of, tenant_of
+from app.api.context import Context, body_of, context_of, json_text, principal_of, tenant_of
 from app.api.submissions import run_graph
 from app.api.workflow_body import known_pool
 from app.body import Body
@@ -23,7 +23,7 @@ from app.problems import Problem, of_workflow
 from app.submission.acceptance import Identity
 from app.submission.foreign import job_form
 from app.ui.checks import DIGEST, Checked, check_graph, digest_of, proposed, uploads_of
-from app.ui.forms import Form, form_body
+from app.ui.forms import Form
 from app.ui.inputs import INPUT_PREFIX, typed_values
 from app.ui.live import live_values
 from app.ui.pages import render
@@ -58,7 +58,7 @@ async def check(request: Request) -> Response:
     """Return what the graph is here, without running it."""
     context, fields = context_of(request), form(request)
     try:
-        with form_body(request) as body:
+        with body_of(request) as body:
             document = await _document(request, body, fields)
             checked = await check_graph(context, principal_of(request), body, document, fields)
     except Problem as problem:
@@ -79,7 +79,7 @@ def _page(
 
 async def run(request: Request) -> Response:
     context, fields = context_of(request), form(request)
-    with form_body(request) as body:
+    with body_of(request) as body:
         graph = await _document(request, body, fields)
         values = await _changed_values(context, fields, graph)
         media = [{"name": name, "upload_id": upload} for name, upload in uploads_of(fields).items()]

@@ -7,13 +7,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import Context, context_of, json_text, tenant_of
+from app.api.context import Context, body_of, context_of, json_text, tenant_of
 from app.api.workflows import run_by_name, workflow_of, workflow_row
 from app.heavy import off_loop
 from app.outcome import outcome_of
 from app.submission.acceptance import Identity
 from app.submission.named import LONG_IN_NAMED_JOBS
-from app.ui.forms import form_body
 from app.ui.inputs import Upload, form_field, typed_values
 from app.ui.jobs import Row, row_of
 from app.ui.live import live_values
@@ -85,7 +84,7 @@ async def run(request: Request) -> Response:
     if pool := fields.get("gpu"):
         wanted["gpu"] = pool
     text = await off_loop(lambda: json.dumps(wanted, ensure_ascii=False))
-    with form_body(request) as body:
+    with body_of(request) as body:
         # Parsed as a request of the API is, under the same limits of texts and numbers.
         document = await json_text(request, body, text.encode(), keep=LONG_IN_NAMED_JOBS)
         accepted = await run_by_name(context, tenant, workflow, document, body, Identity(None, body.fingerprint))
