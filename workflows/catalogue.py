@@ -32,6 +32,7 @@ from workflows.declarations import OPEN_INPUTS, UNKNOWN, NodeDeclaration, declar
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
 from workflows.graph import Graph, Node
 from workflows.input_files import Files
+from workflows.location import plain, short
 from workflows.report import Edges, Report, reachable, report, rings, turned
 from workflows.suggestions import suggestion
 
@@ -185,9 +186,9 @@ class Catalogue:
             hint=lambda: suggestion(node.class_type, info) or _remedy(info),
             engine={
                 "type": "missing_node_type",
-                "message": f"Node '{title}' not found. The custom node may not be installed.",
+                "message": f"Node '{plain(title)}' not found. The custom node may not be installed.",
                 "details": f"Node ID '#{node_id}'",
-                "extra_info": {"node_id": node_id, "class_type": node.class_type, "node_title": title},
+                "extra_info": {"node_id": node_id, "class_type": node.class_type, "node_title": short(title)},
             },
         )
 

@@ -17,7 +17,7 @@ from workflows.errors import (
 )
 from workflows.graph import Graph, as_link
 from workflows.input_files import Files
-from workflows.location import Location, short, words
+from workflows.location import Location, plain, short, words
 
 MOST_NAMED = 20
 """Nodes of a cycle that an error names."""
@@ -41,7 +41,7 @@ def check_link(
     # ComfyUI indexes a tuple with the slot, and a float is no index, not even 1.0.
     if link is None or link.node_id not in graph.nodes or isinstance(value[1], float):
         # ComfyUI looks the node up in a dictionary, so its message is the text of a KeyError.
-        said = ("exception_during_validation", "Exception when validating node", repr(value[0]))
+        said = ("exception_during_validation", "Exception when validating node", words(value[0]))
         problem = f"{location.words} is {words(value)}, which ComfyUI takes for a link to a node that does not exist"
         hint = f"link to a node of this workflow; {_WRAP}"
         return location.fault(DanglingLink, problem, said, hint, exception_type="KeyError", traceback=[])
@@ -58,7 +58,7 @@ def check_link(
         return None
     wanted = "a choice" if declared.is_combo else declared.kind
     problem = f"{location.words} wants {wanted}, and output {link.slot} of node {link.node_id} is {received}"
-    details = f"{declared.name}, received_type({received}) mismatch input_type({words(declared.kind, str)})"
+    details = f"{declared.name}, received_type({received}) mismatch input_type({plain(declared.kind)})"
     said = ("return_type_mismatch", "Return type mismatch between linked nodes", details)
     return location.fault(
         LinkTypeMismatch, problem, said, input_config=declared.config, received_type=received, linked_node=value
@@ -71,7 +71,7 @@ _WRAP = 'to send a list as a value, wrap it: {"__value__": […]}'
 def _no_such_slot(location: Location, slot: int, source_id: str, class_type: str, count: int) -> WorkflowError:
     return location.fault(
         DanglingLink,
-        f"{location.words} links to output {slot} of node {source_id} ({class_type}), which has {count}",
+        f"{location.words} links to output {plain(slot)} of node {source_id} ({class_type}), which has {count}",
         ("exception_during_validation", "Exception when validating node", "tuple index out of range"),
         "link to an output that the node has; slots count from 0",
         exception_type="IndexError",
@@ -84,9 +84,10 @@ def dangling(graph: Graph, node_id: str) -> Iterator[WorkflowError]:
     node = graph.nodes[node_id]
     for name, link in node.links().items():
         if link.node_id not in graph.nodes:
-            said = f"Node {link.node_id} not found"
+            missing = plain(link.node_id)
+            said = f"Node {missing} not found"
             yield DanglingLink(
-                f"input {name} of node {node_id} ({node.class_type}) links to node {link.node_id}, which is not in the "
+                f"input {name} of node {node_id} ({node.class_type}) links to node {missing}, which is not in the "
                 "workflow",
                 pointer=pointer(node_id, "inputs", name),
                 node_id=node_id,

@@ -9,11 +9,20 @@ from typing import Any
 from workflows.declarations import LONGEST_LIST, InputDeclaration, unwrapped
 from workflows.errors import MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
 from workflows.input_files import Files, check_existence, check_file, missing_input_file
-from workflows.location import Location, clipped, short, words
+from workflows.location import Location, beginning, clipped, plain, short, words
 from workflows.model_files import Listing, is_file, listing
 from workflows.suggestions import suggestion
 
-_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+LONGEST_TEXT = 4096
+"""Characters of a list or an object that is converted to a STRING here. No file's path is longer, and only files are
+looked for by a STRING."""
+
+
+def _text(value: Any) -> str:
+    return beginning(value, LONGEST_TEXT) if isinstance(value, list | dict) else str(value)
+
+
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": _text, "BOOLEAN": bool}
 
 
 def check_value(location: Location, value: Any, files: Files) -> WorkflowError | None:
@@ -95,7 +104,7 @@ def _not_converted(location: Location, value: Any, error: Exception) -> Workflow
     said = (
         "invalid_input_type",
         f"Failed to convert an input value to a {kind} value",
-        f"{name}, {words(value, str)}, {clipped(str(error))}",
+        f"{name}, {plain(value)}, {clipped(str(error))}",
     )
     return location.fault(
         WrongInputType,
@@ -111,10 +120,10 @@ def _check_range(location: Location, value: Any) -> WorkflowError | None:
     options, name = location.declared.options, location.declared.name
     try:
         if "min" in options and value < options["min"]:
-            said = "value_smaller_than_min", f"Value {value} smaller than min of {options['min']}", name
+            said = "value_smaller_than_min", f"Value {plain(value)} smaller than min of {options['min']}", name
             problem = f"{location.words} is {words(value)}, and {options['min']} is the least"
         elif "max" in options and value > options["max"]:
-            said = "value_bigger_than_max", f"Value {value} bigger than max of {options['max']}", name
+            said = "value_bigger_than_max", f"Value {plain(value)} bigger than max of {options['max']}", name
             problem = f"{location.words} is {words(value)}, and {options['max']} is the most"
         else:
             return None
@@ -130,15 +139,16 @@ def _not_in_list(
     kind: type[WorkflowError], location: Location, choices: list[Any], wrong: list[Any], value: Any
 ) -> WorkflowError:
     is_long = len(choices) > LONGEST_LIST
+    given = ", ".join([*map(words, wrong[:LONGEST_LIST]), *(["…"] if len(wrong) > LONGEST_LIST else [])])
     listed = f"(list of length {len(choices)})" if is_long else str(choices)
     said = (
         "value_not_in_list",
         "Value not in list",
-        f"{location.declared.name}: {', '.join(words(one) for one in wrong)} not in {listed}",
+        f"{location.declared.name}: {given} not in {listed}",
     )
     about = {"input_config": location.declared.config, "received_value": short(value)}
     if kind is MissingModel:
-        problem = f"{location.words} needs the model {words(wrong[0], str)}, which this deployment does not have"
+        problem = f"{location.words} needs the model {plain(wrong[0])}, which this deployment does not have"
         return location.fault(kind, problem, said, lambda: _sync_hint(wrong[0], choices), **about)
     problem = f"{location.words} is {words(wrong[0])}, which is none of its {len(choices)} choices"
     return location.fault(kind, problem, said, lambda: suggestion(wrong[0], choices) or _choices_hint(choices), **about)

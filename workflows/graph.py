@@ -53,6 +53,16 @@ class Graph:
             {node_id: Node(node.class_type, changed[node_id], node.rest) for node_id, node in self.nodes.items()}
         )
 
+    def count_values(self) -> int:
+        """Count the values of all inputs, and the members of the lists and objects among them."""
+        count, waiting = 0, [list(node.inputs.values()) for node in self.nodes.values()]
+        while waiting:
+            for value in waiting.pop():
+                count += 1
+                if isinstance(value, list | dict):
+                    waiting.append(list(value.values()) if isinstance(value, dict) else value)
+        return count
+
     def ancestors(self, node_ids: Iterable[str]) -> frozenset[str]:
         """Return these nodes and all nodes that they depend on: what ComfyUI executes for these outputs."""
         found: set[str] = set()

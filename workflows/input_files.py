@@ -14,7 +14,7 @@ from typing import Any
 from workflows.declarations import FileCheck, NodeDeclaration
 from workflows.errors import MissingInputFile, WorkflowError
 from workflows.graph import Graph
-from workflows.location import Location, words
+from workflows.location import Location, plain, words
 
 _MARK = re.compile(r".?\[(input|output|temp)\]\Z", re.DOTALL)
 _URL = re.compile(r"(https?|s3|gs|ftp|data|blob|file):", re.IGNORECASE)
@@ -148,7 +148,7 @@ def missing_input_file(location: Location, value: Any, hint: str = _SEND) -> Wor
         (
             "custom_validation_failed",
             "Custom validation failed for node",
-            f"{name} - Invalid {location.declared.uploads or 'input'} file: {words(value, str)}",
+            f"{name} - Invalid {location.declared.uploads or 'input'} file: {plain(value)}",
         ),
         hint,
     )

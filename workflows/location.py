@@ -1,6 +1,6 @@
 """The location of a fault: an input of a node, described in our words and in ComfyUI's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,53 @@ def short(value: Any) -> Any:
     """Return the value, or a clipped text of a value that is too long to repeat."""
     if isinstance(value, str):
         return clipped(value)
-    return value if len(repr(value)) <= LONGEST_VALUE else clipped(repr(value))
+    shown = words(value)
+    return value if len(shown) <= LONGEST_VALUE else shown
 
 
-def words(value: Any, how: Callable[[Any], str] = repr) -> str:
-    return clipped(how(value))
+def words(value: Any) -> str:
+    """Return `repr(value)`, clipped."""
+    return clipped(beginning(value, LONGEST_VALUE + 1))
+
+
+def plain(value: Any) -> str:
+    """Return `str(value)`, clipped."""
+    return clipped(value) if isinstance(value, str) else words(value)
 
 
 def clipped(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def beginning(value: Any, length: int) -> str:
+    """Return the first `length` characters of `repr(value)`. Members of lists and objects behind them are not read."""
+    # repr() of a large value is one call in C, which keeps the GIL for a second per 700,000 numbers.
+    found, missing = [], length
+    for piece in _pieces(value, length):
+        found.append(piece)
+        missing -= len(piece)
+        if missing <= 0:
+            break
+    return "".join(found)[:length]
+
+
+def _pieces(value: Any, length: int) -> Iterator[str]:
+    """Yield `repr(value)` in pieces, each text in it cut to `length` characters."""
+    if isinstance(value, str):
+        yield repr(value[:length])
+    elif isinstance(value, list):
+        yield "["
+        for position, member in enumerate(value):
+            yield ", " if position else ""
+            yield from _pieces(member, length)
+        yield "]"
+    elif isinstance(value, dict):
+        yield "{"
+        for position, (name, member) in enumerate(value.items()):
+            yield ", " if position else ""
+            yield from _pieces(name, length)
+            yield ": "
+            yield from _pieces(member, length)
+        yield "}"
+    else:
+        yield repr(value)

@@ -17,7 +17,7 @@ from app.ui.jobs import PICTURES
 from app.ui.live import live_values
 from app.ui.pages import page_headers, render
 from app.ui.routing import action, page, see_other
-from app.ui.snippets import snippets
+from app.ui.snippets import beginning_of_json, snippets
 from storage.concurrency import both
 from storage.errors import LogNotFound
 from storage.jobs.models import Input, InputFile
@@ -134,7 +134,7 @@ def _values(inputs: Sequence[Input], workflow: NamedWorkflow | None) -> list[dic
 
 
 def _shown(value: Input) -> dict[str, Any]:
-    text = value.value if isinstance(value.value, str) else json.dumps(value.value, ensure_ascii=False)
+    text = value.value if isinstance(value.value, str) else beginning_of_json(value.value, MOST_VALUE + 1)
     return {"text": text[:MOST_VALUE], "is_cut": len(text) > MOST_VALUE}
 
 

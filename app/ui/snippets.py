@@ -40,7 +40,7 @@ def snippets(
         body |= {"media": [{"name": name, "upload_id": upload} for name, upload in uploads.items()]} if uploads else {}
     if record.metadata:
         body["metadata"] = dict(record.metadata)
-    if len(json.dumps(body)) > MOST_VALUES:
+    if len(beginning_of_json(body, MOST_VALUES + 1)) > MOST_VALUES:
         return _retries(base, record.job_id)
     of_graph = named is None
     return [
@@ -48,6 +48,18 @@ def snippets(
         Snippet("Python", _python(base, body, record, of_graph=of_graph)),
         Snippet("TypeScript", _typescript(base, path, body, record.job_id, of_graph=of_graph)),
     ]
+
+
+def beginning_of_json(value: Any, length: int) -> str:
+    """Return the first `length` characters of the value's JSON. What stands behind them is not read."""
+    # dumps() of a large value is one call in C, which keeps the GIL; iterencode() is Python code.
+    found, missing = [], length
+    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        found.append(piece)
+        missing -= len(piece)
+        if missing <= 0:
+            break
+    return "".join(found)[:length]
 
 
 def _retries(base: str, job_id: str) -> list[Snippet]:

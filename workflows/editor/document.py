@@ -13,6 +13,7 @@ from typing import Any
 
 from workflows.errors import BadEditorFile, NotConvertible, pointer
 from workflows.graph import LONGEST_NAME
+from workflows.location import plain
 
 ALWAYS, NEVER, BYPASS = 0, 2, 4
 """The modes of a node that matter here: it runs, it is muted, or it is bypassed."""
@@ -156,7 +157,7 @@ def _links(raw: Mapping[str, Any], at: str) -> dict[str, EditorLink]:
             name, link = _link(one, where)
             if not isinstance(one, form):
                 wanted = "lists" if form is list else "objects"
-                message = f"links are {wanted} in a file of version {str(raw.get('version'))[:20]}"
+                message = f"links are {wanted} in a file of version {plain(raw.get('version'))[:20]}"
                 raise BadEditorFile(message, pointer=where, hint='set "version" to 0.4 for lists, to 1 for objects')
             found[name] = link
     return found

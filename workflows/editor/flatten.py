@@ -22,6 +22,7 @@ from workflows.editor.indexes import SET, Indexes, first_value
 from workflows.editor.widgets import CONTROL, Widget, Widgets, read_widgets
 from workflows.errors import NotConvertible
 from workflows.graph import LONGEST_NAME
+from workflows.location import plain
 
 MOST_PLACED = 20_000
 """Nodes of all instances together."""
@@ -283,7 +284,7 @@ class Flattener:
             return placed.scope.nodes[found]
         raise placed.node.refusal(
             placed.id,
-            f"there is no SetNode with the name {str(name)[:80]!r}",
+            f"there is no SetNode with the name {plain(name)[:80]!r}",
             reason="GetNode without a SetNode",
             hint="open the file in the editor and choose one of the names that a SetNode gives",
         )

@@ -9,6 +9,7 @@ from workflows.editor.document import EditorNode
 from workflows.editor.pack_widgets import IMAGE_COMPARER, POWER_LORA_LOADER, SCRIPTED, SEED, SHOW_TEXT
 from workflows.editor.widgets import Widgets
 from workflows.errors import NotConvertible
+from workflows.location import plain
 
 _USE_EVERYWHERE = ("Anything Everywhere", "Seed Everywhere", "Prompts Everywhere", "Simple String")
 _SAVED_BY_NAME = "VHS_"
@@ -73,7 +74,7 @@ def refuse_unknown_choice(node: EditorNode, node_id: str, one: InputDeclaration,
 
 def unknown_choice(one: InputDeclaration, value: Any) -> str:
     """Describe a value of a dynamic combo that is none of its options."""
-    return f"`{one.name}` is set to {str(value)[:80]!r}, an option that the installed version does not have"
+    return f"`{one.name}` is set to {plain(value)[:80]!r}, an option that the installed version does not have"
 
 
 def refuse_use_everywhere(node: EditorNode, node_id: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.ui.drawing import HEIGHT, MOST_DRAWN, MOST_LINKS, WIDEST, WIDTH, drawing_of
 from app.ui.layers import in_layers
 from app.ui.pages import environment
-from app.ui.snippets import snippets
+from app.ui.snippets import beginning_of_json, snippets
 from storage.jobs.models import Input
 from tests.support.records import a_job
 from workflows.editor import positions
@@ -137,3 +137,23 @@ def test_the_code_quotes_every_value(text: str) -> None:
     assert json.loads(words[words.index("-d") + 1]) == {"inputs": {"first": text}, "metadata": {"order": text}}
     compile(python.code, "snippet", "exec")
     assert json.dumps(text, ensure_ascii=False) in typescript.code
+
+
+class Counted(dict[str, int]):
+    """An object that counts the members that are read."""
+
+    read = 0
+
+    def items(self) -> Any:
+        for member in super().items():
+            self.read += 1
+            yield member
+
+
+def test_only_the_beginning_of_a_large_value_is_written() -> None:
+    """A page writes the beginning of a large value, and all of a short one."""
+    large = Counted({str(number): number for number in range(50_000)})
+    shown = beginning_of_json({"a": large}, 100)
+    assert json.dumps({"a": dict(large)}).startswith(shown)
+    assert (len(shown), large.read < 100) == (100, True)
+    assert beginning_of_json({"ä": [1, None]}, 100) == '{"ä": [1, null]}'

@@ -508,6 +508,55 @@ def test_the_report_on_a_huge_broken_graph_is_short() -> None:
     assert len(json.dumps(report.node_errors)) < 200_000
 
 
+class Counted(float):
+    """A number that counts how often it is written as text."""
+
+    written = 0
+
+    def __repr__(self) -> str:
+        Counted.written += 1
+        return super().__repr__()
+
+
+LARGE = [Counted(0.5)] * 50_000
+BAD_NUMBER: dict[str, Any] = {"class_type": "Number", "inputs": VALID["Number"]}
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (BAD_NUMBER | {"inputs": {"whole": {"a": LARGE}, "part": 1.0}}, ["wrong-input-type"]),
+        (BAD_NUMBER | {"inputs": VALID["Number"] | {"words": {"a": LARGE}}}, []),
+        (BAD_NUMBER | {"inputs": VALID["Number"] | {"words": {"__value__": LARGE}}}, []),
+        (BAD_NUMBER | {"inputs": VALID["Number"] | {"mixed": {"a": LARGE}}}, ["wrong-input-type"]),
+        (BAD_NUMBER | {"inputs": VALID["Number"] | {"yes": LARGE}}, ["wrong-input-type"]),
+        (BAD_NUMBER | {"inputs": VALID["Number"] | {"yes": [LARGE, 0]}}, ["dangling-link"]),
+        ({"class_type": "New", "inputs": VALID["New"] | {"one": {"a": LARGE}}}, ["value-not-in-list"]),
+        ({"class_type": "New", "inputs": VALID["New"] | {"many": {"__value__": LARGE}}}, ["value-not-in-list"]),
+        ({"class_type": "Loader", "inputs": VALID["Loader"] | {"image": {"a": LARGE}}}, ["missing-medium"]),
+        ({"class_type": "Loader", "inputs": VALID["Loader"] | {"mask": {"a": LARGE}}}, ["missing-medium"]),
+        ({"class_type": "Unknown", "inputs": {}, "_meta": {"title": LARGE}}, ["unknown-node-class"]),
+    ],
+)
+def test_only_the_beginning_of_a_large_value_is_written(node: dict[str, Any], expected: list[str]) -> None:
+    """Checking a value and describing its faults writes a bounded number of its members as text."""
+    Counted.written = 0
+    report = Catalogue(INFO).check(parse_graph({"1": node}), frozenset())
+    assert [fault.code for fault in report.faults] == expected
+    assert Counted.written < 2_000
+    assert len(json.dumps([[fault.engine, fault.message, fault.hint] for fault in report.faults])) < 10_000
+
+
+@pytest.mark.parametrize("name", ["yes", "undeclared"])
+def test_the_id_of_a_missing_node_is_shortened(name: str) -> None:
+    """A link to a missing node is reported with the beginning of a long id."""
+    node = {"class_type": "Number", "inputs": VALID["Number"] | {name: ["x" * 100_000, 0]}}
+    for catalogue in (Catalogue(INFO), Catalogue.absent()):
+        (fault,) = catalogue.check(parse_graph({"1": node})).faults
+        assert fault.code == "dangling-link"
+        assert len(json.dumps([fault.engine, fault.message])) < 2_000
+
+
 @pytest.mark.parametrize(
     "described",
     [

@@ -304,3 +304,9 @@ def test_any_document_parses_or_is_refused(document: Any) -> None:
     except errors.WorkflowError:
         return
     assert for_execution(graph, Catalogue(INFO), "t")
+
+
+def test_the_values_of_a_graph_are_counted_with_their_members() -> None:
+    """Every input counts as a value, and so does each member of a list or an object in it, a link's as well."""
+    assert parse_graph(saved()).count_values() == 2 + 3 + 4
+    assert parse_graph(changed("1", "width", {"a": [1, {"b": []}]})).count_values() == 9 + 4
