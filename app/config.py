@@ -119,6 +119,12 @@ class RequestLimits(MediaLimits):
     max_batch_nodes: Count = Field(
         500_000, description="most nodes of a batch: those of its graph, times its `input_sets`"
     )
+    # Checking one value takes up to 1 µs, a text that names a file up to 4. Most graphs have fewer than 8 a node.
+    max_batch_values: Count = Field(
+        5_000_000,
+        description="most values of a batch: those of its graph's inputs and the members of lists and objects in them, "
+        "times its `input_sets`",
+    )
     # A step takes about 3 µs. The largest of 1,700 published files takes 7,000.
     max_batch_conversion_steps: Count = Field(
         2_000_000,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect
 
 from app.config import ApiConfig
+from app.heavy import off_loop
 from app.problems import Problem
 from app.services import Services
 from app.submission.acceptance import Acceptance, Identity
@@ -25,6 +26,7 @@ from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
 from storage.jobs.store import store_input
 from storage.keys import DEFAULT_POOL
+from workflows.graph import Graph
 
 IsGone = Callable[[], Awaitable[bool]]
 JOBS_BETWEEN_CHECKS = 50
@@ -78,9 +80,15 @@ def _check_count(field: str, count: int, config: ApiConfig) -> None:
         raise Problem("too-many-jobs" if count else "validation-error", detail, pointer=f"/{field}")
 
 
-def _check_work(nodes: int, sets: int, config: ApiConfig) -> None:
-    if nodes * sets > config.max_batch_nodes:
-        detail = f"{sets} jobs of {nodes} nodes each, at most {config.max_batch_nodes} nodes in all are allowed"
+async def _check_work(graph: Graph, sets: int, config: ApiConfig) -> None:
+    """Check the work of validating the graph once for each input set."""
+    _check_product("nodes", len(graph.nodes), sets, config.max_batch_nodes)
+    _check_product("values", await off_loop(graph.count_values), sets, config.max_batch_values)
+
+
+def _check_product(what: str, count: int, sets: int, limit: int) -> None:
+    if count * sets > limit:
+        detail = f"{sets} jobs of {count} {what} each, at most {limit} {what} in all are allowed"
         raise Problem("too-many-jobs", detail, pointer="/input_sets")
 
 
@@ -129,7 +137,7 @@ async def _variations(
         raise Problem(
             "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
         )
-    _check_work(len(workflow.graph.nodes), len(input_sets), config)
+    await _check_work(workflow.graph, len(input_sets), config)
     jobs = []
     for position, inputs in enumerate(input_sets):
         await _check_connected(position, is_gone)

@@ -339,6 +339,18 @@ async def test_the_total_nodes_of_a_batch_are_limited(clock: ManualClock) -> Non
         assert (refused.status_code, refused.json()["pointer"]) == (422, "/jobs/50")
 
 
+async def test_the_total_values_of_a_batch_are_limited(clock: ManualClock) -> None:
+    """A batch is limited in values, because those of its graph are checked again for each of its jobs."""
+    config = ApiConfig(api_key=KEY, max_batch_values=1_000)
+    large = BLUE | {"3": {"class_type": "EmptyImage", "inputs": {"width": {"a": [0] * 400}}}}
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        few, many = ({"workflow": large, "input_sets": [[]] * count} for count in (2, 3))
+        assert (await sent(api, few, "/v1/batches")).status_code == 202
+        refused = await sent(api, many, "/v1/batches")
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
+        assert refused.json()["pointer"] == "/input_sets"
+
+
 async def test_input_sets_are_checked_off_the_event_loop(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The input sets of a batch are checked in a thread, even if the document is small."""
     threads: set[str] = set()

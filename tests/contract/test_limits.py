@@ -137,6 +137,7 @@ TESTED_ELSEWHERE = {
     "max_unread_bytes",
     "max_receiving_requests",
     "max_batch_nodes",
+    "max_batch_values",
     "max_batch_graph_bytes",
     "max_batch_conversion_steps",
     "max_webhook_targets",
