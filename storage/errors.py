@@ -4,6 +4,7 @@ StorageError
 ├── ObjectNotFound        no object under this key
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
+│   ├── AbsenceUnclear    a 404 that is not S3's for a missing object (in `storage.bucket._s3_clients`)
 │   └── BudgetSpent       it did not answer within what the request may wait for it
 ├── LocalDiskFull         an object did not fit on the disk of the process that reads it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act

@@ -34,6 +34,7 @@ _KEY = re.compile(rb"<Key>([^<]*)</Key>")
 _TRY_LATER = frozenset({408, 429})
 _TOO_SKEWED = "RequestTimeTooSkewed"
 """S3 refuses signatures that differ from its clock by more than 15 minutes."""
+_NO_OBJECT = "NoSuchKey"
 _REFUSALS = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem"})
 
 
@@ -167,6 +168,10 @@ class RangeBeyondEnd(StorageError):
     """The object ends before the first requested byte."""
 
 
+class AbsenceUnclear(StorageUnavailable):
+    """A 404 whose body does not say that the object is missing: a HEAD's, which has no body, or that of a proxy."""
+
+
 @contextmanager
 def translated(key: str) -> Iterator[None]:
     """Translate every error of boto3 into a `StorageError`. Messages name the key and never a credential."""
@@ -200,8 +205,12 @@ def _of_client_error(error: "ClientError", key: str) -> StorageError:
 
 def of_answer(status: int, code: str, key: str) -> StorageError:
     """Return the error of an HTTP response. `code` is S3's error code, if there is one."""
-    if status == 404 and code != "NoSuchBucket":
+    code = "" if code == str(status) else code  # which boto3 reports for a response without a code
+    if status == 404 and code == _NO_OBJECT:
         return ObjectNotFound(key)
+    # A proxy without a backend answers 404 as well, and what follows from an object's absence cannot be undone.
+    if status == 404 and code != "NoSuchBucket":
+        return AbsenceUnclear(f"{key}: the bucket answered 404 {code}".rstrip())
     # AWS answers 409 if a conflicting request for the key ended during this one.
     if status in (409, 412):
         return PreconditionFailed(key)

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from storage import keys
 from storage.bucket._s3_clients import (
+    AbsenceUnclear,
     RangeBeyondEnd,
     S3Config,
     date_of,
@@ -107,7 +108,8 @@ class S3ObjectStore:
 
     async def head(self, key: str) -> ObjectHead:
         self.requests["HEAD"] += 1
-        answer = await self._call(lambda: self._reader.head_object(**self._at(key)), key)
+        async with self._absence_named(key):
+            answer = await self._call(lambda: self._reader.head_object(**self._at(key)), key)
         return _head(key, answer, answer["ContentLength"])
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
@@ -162,7 +164,8 @@ class S3ObjectStore:
     async def copy(self, source: str, target: str, *, content_type: str) -> None:
         self.requests["COPY"] += 1
         origin = self._at(source)
-        await self._move(target, lambda transfer: transfer.copy(origin, self._at(target), content_type))
+        async with self._absence_named(source):
+            await self._move(target, lambda transfer: transfer.copy(origin, self._at(target), content_type))
 
     async def _move(self, key: str, move: Callable[[FileTransfer], None]) -> None:
         """Run a transfer, which ends soon after this call has been cancelled."""
@@ -244,6 +247,15 @@ class S3ObjectStore:
         raise PreconditionFailed(key)
 
     # Plumbing.
+
+    @asynccontextmanager
+    async def _absence_named(self, key: str) -> AsyncIterator[None]:
+        """Let a GET decide if a HEAD of `key` reports that there is no object. A copy begins with one."""
+        try:
+            yield
+        except AbsenceUnclear:
+            await self.get_range(key, 0, 1)  # raises ObjectNotFound if S3 names that as the reason
+            raise
 
     def _at(self, key: str) -> Any:
         return {"Bucket": self._config.bucket, "Key": self._prefix + key}

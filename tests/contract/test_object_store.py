@@ -273,6 +273,79 @@ async def test_a_bucket_of_another_region_is_a_refusal(s3_config: S3Config, meth
         await objects.close()
 
 
+@pytest.mark.parametrize("fault", ["foreign_404", "empty_404"])
+async def test_a_404_that_is_not_the_buckets_says_nothing_of_an_object(
+    s3_config: S3Config, tmp_path: Path, fault: Fault
+) -> None:
+    """Where a proxy answers 404 in the bucket's place, no object counts as missing, by whichever request."""
+    file, large = tmp_path / "file", tmp_path / "large"
+    file.write_bytes(b"x")
+    large.write_bytes(bytes(3 * PART_BYTES))
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        etag = await objects.put("k", b"x")
+        await objects.put("ä", b"x")
+        operations: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: objects.get("k"),
+            lambda: objects.get("ä"),  # by the other library
+            lambda: objects.get_range("k", 0, 1),
+            lambda: objects.head("k"),
+            lambda: objects.download_file("k", tmp_path / "copy"),
+            lambda: objects.copy("k", "other", content_type="text/plain"),
+            lambda: objects.list(""),
+            lambda: objects.put("k", b"y"),
+            lambda: objects.create("new", b"y"),
+            lambda: objects.replace("k", b"y", etag=etag),
+            lambda: objects.replace("ä", b"y", etag=etag),
+            lambda: objects.upload_file("k", file, content_type="text/plain"),
+            lambda: objects.upload_file("k", large, content_type="text/plain"),
+            lambda: objects.delete("k"),
+            lambda: objects.delete("ä"),
+        )
+        proxy.methods = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
+        for operation in operations:
+            proxy.faults = [fault] * 50
+            with pytest.raises(StorageUnavailable):
+                await operation()
+        proxy.faults = []
+        assert (await objects.get("k")).body == b"x"
+        assert (await objects.list("")).keys == ("k", "ä")
+        await objects.close()
+
+
+async def test_a_head_alone_makes_no_object_missing(s3_config: S3Config) -> None:
+    """The 404 of a HEAD has no body that says why, so a GET decides before an object counts as missing."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        await objects.put("k", b"x")
+        operations: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: objects.head("k"),
+            lambda: objects.copy("k", "other", content_type="text/plain"),
+        )
+        proxy.methods = frozenset({"HEAD"})
+        for operation in operations:
+            proxy.faults = ["empty_404"]
+            with pytest.raises(StorageUnavailable):
+                await operation()
+            assert proxy.faults == []
+        with pytest.raises(ObjectNotFound):
+            await objects.copy("missing", "other", content_type="text/plain")
+        await objects.close()
+
+
+async def test_an_upload_whose_parts_are_gone_can_be_repeated(s3_config: S3Config, tmp_path: Path) -> None:
+    """A multipart upload that the bucket no longer knows is a failure of the bucket, after which it starts anew."""
+    (tmp_path / "f").write_bytes(bytes(3 * PART_BYTES))
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        proxy.faults = ["no_such_upload"] * 3
+        with pytest.raises(StorageUnavailable, match="NoSuchUpload"):
+            await objects.upload_file("parts", tmp_path / "f", content_type="text/plain")
+        proxy.faults = []
+        await objects.upload_file("parts", tmp_path / "f", content_type="text/plain")
+        await objects.close()
+
+
 async def test_a_write_without_a_response_is_read_back(s3_config: S3Config) -> None:
     """A write that took effect without a response is recognised by reading it back after the timeout."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:

@@ -17,7 +17,9 @@ from yarl import URL
 
 Weather = Literal["error_500", "slow_down", "reset", "drop_answer", "error_500_after_effect", "cut_body", "slow_body"]
 """The faults that may occur at random for any request."""
-Fault = Weather | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry", "wrong_region"]
+Answered = Literal["error_500", "slow_down", "wrong_region", "foreign_404", "empty_404", "no_such_upload"]
+"""Faults in which the proxy answers in the server's place."""
+Fault = Weather | Answered | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry"]
 WEATHER: tuple[Weather, ...] = get_args(Weather)
 
 _ENTRY_CODES = {"refuse_entry": "AccessDenied", "fail_entry": "InternalError"}
@@ -63,12 +65,8 @@ class FaultyProxy:
         fault = self._next_fault(request)
         body = await request.read()
         match fault:
-            case "error_500":
-                return web.Response(status=500)
-            case "slow_down":
-                return _s3_error(503, "SlowDown")
-            case "wrong_region":  # S3 names the other endpoint in the body, not in a Location
-                return _s3_error(301, "PermanentRedirect")
+            case "error_500" | "slow_down" | "wrong_region" | "foreign_404" | "empty_404" | "no_such_upload":
+                return _answer(fault)
             case "reset":
                 return _reset(request)
             case "refuse_entry" | "fail_entry":
@@ -157,6 +155,22 @@ def _reset(request: web.Request) -> web.Response:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+def _answer(fault: Answered) -> web.Response:
+    match fault:
+        case "error_500":
+            return web.Response(status=500)
+        case "slow_down":
+            return _s3_error(503, "SlowDown")
+        case "wrong_region":  # S3 names the other endpoint in the body, not in a Location
+            return _s3_error(301, "PermanentRedirect")
+        case "foreign_404":  # of a proxy that has no backend for the moment
+            return web.Response(status=404, text="<html>default backend - 404</html>", content_type="text/html")
+        case "empty_404":
+            return web.Response(status=404)
+        case "no_such_upload":
+            return _s3_error(404, "NoSuchUpload")
 
 
 def _s3_error(status: int, code: str) -> web.Response:
