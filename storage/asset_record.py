@@ -4,7 +4,7 @@ import hashlib
 from datetime import datetime, timedelta
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence
 from storage.bucket.records import Model, read_as
 from storage.errors import ObjectNotFound
 
@@ -71,11 +71,22 @@ def id_of_entry(key: str) -> str:
     return key[-36:]
 
 
-async def read_asset(objects: ObjectStore, tenant: str, asset_id: str) -> tuple[AssetRecord, str] | None:
-    """Return the record, live or not, and its ETag; None if there is none."""
+async def read_asset(
+    objects: ObjectStore, tenant: str, asset_id: str, *, confirmed: bool = False
+) -> tuple[AssetRecord, str] | None:
+    """Return the record, live or not, and its ETag; None if there is none.
+
+    With `confirmed`, which is for deletions that follow from None, a LIST must not find it either.
+    """
     try:
-        stored = await objects.get(keys.asset(tenant, asset_id))
-    except (ObjectNotFound, ValueError):  # ValueError: the id cannot be part of a key
+        key = keys.asset(tenant, asset_id)
+    except ValueError:  # the id cannot be part of a key
+        return None
+    try:
+        stored = await objects.get(key)
+    except ObjectNotFound:
+        if confirmed:
+            await confirm_absence(objects, key)
         return None
     return read_as(AssetRecord, stored.head.key, stored.body), stored.head.etag
 

@@ -169,7 +169,7 @@ class AssetStore:
     async def on_due(self, timer: Timer) -> Timer | None:
         """Remove an asset that has ended once no job uses it."""
         now, tenant, asset_id = self._clock.now(), timer.tenant, timer.id
-        found = await read_asset(self._objects, tenant, asset_id)
+        found = await read_asset(self._objects, tenant, asset_id, confirmed=True)
         if found is None:  # a request that ended before it wrote the record, or an earlier sweep
             return None
         record, _ = found

@@ -16,7 +16,7 @@ from storage import keys
 from storage.batch_end import LastJobs
 from storage.batch_record import BatchRecord, StoredBatch, index_keys, list_key
 from storage.bucket.budget import allow_more
-from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.objects import ObjectStore, all_keys, confirm_absence
 from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
@@ -157,7 +157,10 @@ class BatchStore:
             return await collect_garbage(self._objects, keys.batch(timer.tenant, timer.id), timer, now)
         except BatchNotFound:
             # A slow submission, or a repeat of it, may still commit the draft.
-            return timer if now - timer.armed_at < ABANDONED else None
+            if now - timer.armed_at < ABANDONED:
+                return timer
+            await confirm_absence(self._objects, keys.batch(timer.tenant, timer.id))
+            return None
         record = stored.record
         if record.timer != timer.key and now - timer.armed_at < YOUNG:
             return timer  # the commit that names it may be in flight
@@ -213,8 +216,9 @@ class BatchStore:
     async def _publish_again(self, tenant: str, job_id: str) -> None:
         try:
             await self._jobs.publish((await self._jobs.read(tenant, job_id)).record)
-        except JobNotFound:
-            return
+        except JobNotFound as missing:
+            # A job that is not published has neither a queue key nor a timer.
+            await self._jobs.confirm_missing(tenant, job_id, missing)
 
     async def _abandon(self, stored: StoredBatch) -> None:
         """Delete a draft and its jobs."""
@@ -260,13 +264,14 @@ class BatchStore:
         now = self._clock.now()
         try:
             await self._jobs.evolve(tenant, job_id, lambda record: record.cancel(now=now))
-        except JobNotFound:
-            return  # removed meanwhile
+        except JobNotFound as missing:  # removed meanwhile
+            await self._jobs.confirm_missing(tenant, job_id, missing)
 
     async def _status(self, tenant: str, job_id: str) -> Status | None:
         try:
             return (await self._jobs.read(tenant, job_id)).record.status
-        except JobNotFound:
+        except JobNotFound as missing:
+            await self._jobs.confirm_missing(tenant, job_id, missing)
             return None
 
     async def _listed(self, record: BatchRecord) -> dict[str, list[Status]]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from storage import keys
 from storage.batch_record import BatchRecord
 from storage.batches import BatchStore
-from storage.bucket.objects import KeyPage, ObjectStore
+from storage.bucket.objects import KeyPage, ObjectStore, confirm_absence
 from storage.clock import Clock
-from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
+from storage.errors import BatchGone, BatchNotFound, JobNotFound, PreconditionFailed
 from storage.index_keys import OUTBOX, EventRef, OutboxEntry, behind_outbox_of, outbox_prefix
 from storage.jobs.index import endpoint_of, event_ref
 from storage.jobs.models import JobEvent
@@ -132,7 +133,8 @@ class Outbox:
         ref = entry.ref
         try:
             stored = await self._jobs.read(ref.tenant, ref.id)
-        except JobNotFound:
+        except JobNotFound as missing:
+            await self._jobs.confirm_missing(ref.tenant, ref.id, missing)
             return self._unless_young(entry)
         record = stored.record
         for event in record.events:
@@ -153,7 +155,11 @@ class Outbox:
         ref = entry.ref
         try:
             record = (await self._batches.read(ref.tenant, ref.id)).record
+        except BatchGone:
+            return self._unless_young(entry)
         except BatchNotFound:
+            # A draft counts as not found as well, and cannot have events.
+            await confirm_absence(self._objects, keys.batch(ref.tenant, ref.id))
             return self._unless_young(entry)
         if record.finished_at is None or record.webhook_url is None:
             return "later"  # the reaper checks the batch until it is finished, then commits this event

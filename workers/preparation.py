@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence
 from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
 from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBroken, StorageError, StorageUnavailable
@@ -168,8 +168,12 @@ async def fetch_inputs(
 
 
 async def _download(file: InputFile, objects: ObjectStore, path: Path) -> None:
-    with writing(f"the input {file.name!r}"):
-        await objects.download_file(file.key, path)
+    try:
+        with writing(f"the input {file.name!r}"):
+            await objects.download_file(file.key, path)
+    except ObjectNotFound:
+        await confirm_absence(objects, file.key)
+        raise
     # A proxy that answers in the bucket's place, or cuts the answer, would make the file look like a broken one.
     size = (await asyncio.to_thread(path.stat)).st_size
     if size != file.size_bytes:

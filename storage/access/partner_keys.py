@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence
 from storage.errors import ObjectNotFound, SealBroken
 from storage.webhooks.signing import secret_bytes
 
@@ -43,9 +43,11 @@ class PartnerKeyStore:
 
     async def read(self, tenant: str, job_id: str) -> str:
         """Open a job's key. Raises `SealBroken` if it is missing, or its secret is no longer in the settings."""
+        key = keys.partner_key(tenant, job_id)
         try:
-            sealed = (await self._objects.get(keys.partner_key(tenant, job_id))).body
+            sealed = (await self._objects.get(key)).body
         except ObjectNotFound:
+            await confirm_absence(self._objects, key)  # the job fails without it
             raise SealBroken("the partner key is no longer there") from None
         for cipher in self._ciphers:
             try:

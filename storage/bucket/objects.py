@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from storage.errors import FileChanged
+from storage.errors import FileChanged, StorageUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +139,18 @@ async def all_keys(objects: ObjectStore, prefix: str, *, page: int = 1000) -> As
         if not listed.more:
             return
         after = listed.keys[-1]
+
+
+async def is_absent(objects: ObjectStore, key: str) -> bool:
+    """Whether a LIST has no object either under a key that a GET did not find.
+
+    Ask before a step that follows from the absence and cannot be undone: one wrong answer must not cause it.
+    """
+    # In key order, the key itself is the first that begins with it.
+    return key not in (await objects.list(key, limit=1)).keys
+
+
+async def confirm_absence(objects: ObjectStore, key: str) -> None:
+    """Raise `StorageUnavailable` if a LIST has the key that a GET did not find, see `is_absent`."""
+    if not await is_absent(objects, key):
+        raise StorageUnavailable(f"{key}: the bucket lists the object and does not find it")

@@ -177,9 +177,10 @@ class JobQueue:
         """Read the job of a queue key while the keys of its claim are written; None if it cannot be read."""
         try:
             return await self._read(entry, ahead)
-        except JobNotFound:
+        except JobNotFound as missing:
             # A queue key is written before its record, so a young one may precede a commit.
-            if self._clock.now() - entry.created_at > YOUNG:
+            is_old = self._clock.now() - entry.created_at > YOUNG
+            if is_old and await self._jobs.is_missing(entry.tenant, entry.job_id, missing):
                 await self._objects.delete(entry.key)
         except RecordUnreadable as error:
             logger.warning("the queue goes on with the next job: %s", error)

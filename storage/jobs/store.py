@@ -17,11 +17,19 @@ from pydantic import TypeAdapter
 
 from storage import keys
 from storage.bucket.budget import current_owner
-from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.objects import ObjectStore, all_keys, confirm_absence, is_absent
 from storage.bucket.records import commit, compare_and_swap, read_as, weight
 from storage.clock import Clock
 from storage.concurrency import gather
-from storage.errors import AssetNotFound, JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
+from storage.errors import (
+    AssetNotFound,
+    JobGone,
+    JobNotFound,
+    ObjectNotFound,
+    PreconditionFailed,
+    StorageError,
+    StorageUnavailable,
+)
 from storage.fair_slots import FairSlots
 from storage.index_writer import IndexWriter
 from storage.jobs.filters import JobFilter
@@ -171,6 +179,24 @@ class JobStore:
             raise JobGone(job_id, tombstone.gone_at)
         return StoredJob(await self._parsed(stored.head.key, stored.body), stored.head.etag)
 
+    async def is_missing(self, tenant: str, job_id: str, error: JobNotFound) -> bool:
+        """Whether an error of `read` is certain: a tombstone is the reason, or a LIST finds no record either.
+
+        Ask before a step that follows from the job's absence and cannot be undone.
+        """
+        if isinstance(error, JobGone):
+            return True
+        try:
+            key = keys.record(tenant, job_id)
+        except ValueError:  # the id cannot be part of a key
+            return True
+        return await is_absent(self._objects, key)
+
+    async def confirm_missing(self, tenant: str, job_id: str, error: JobNotFound) -> None:
+        """Raise `StorageUnavailable` unless an error of `read` is certain, see `is_missing`."""
+        if not await self.is_missing(tenant, job_id, error):
+            raise StorageUnavailable(f"the bucket lists job {job_id} and does not find it") from error
+
     async def _parsed(self, key: str, body: bytes) -> JobRecord:
         """Parse a record. The event loop runs between two large ones, and tenants take turns."""
         if weight(body) <= LARGE_RECORD:
@@ -197,10 +223,10 @@ class JobStore:
     async def workflow(self, tenant: str, job_id: str) -> bytes:
         """Return the graph as it was submitted. Raises as `read`."""
         try:
-            return (await self._objects.get(keys.workflow(tenant, job_id))).body
-        except (ObjectNotFound, ValueError):
-            await self.read(tenant, job_id)  # raises JobGone if the job was removed
+            key = keys.workflow(tenant, job_id)
+        except ValueError:  # the id cannot be part of a key
             raise JobNotFound(job_id) from None
+        return await self._part(tenant, job_id, key)
 
     async def editor_file(self, tenant: str, job_id: str) -> bytes | None:
         """Return the editor's file as it was submitted, or None for a job that was submitted as a graph.
@@ -210,22 +236,23 @@ class JobStore:
         stored = await self.read(tenant, job_id)
         if stored.record.workflow_format != "editor":
             return None
-        try:
-            return (await self._objects.get(keys.editor_file(tenant, job_id))).body
-        except ObjectNotFound:
-            await self.read(tenant, job_id)  # raises JobGone if the job was removed meanwhile
-            raise JobNotFound(job_id) from None
+        return await self._part(tenant, job_id, keys.editor_file(tenant, job_id))
 
     async def inputs(self, record: JobRecord) -> tuple[Input, ...]:
         """Return the values to set in the job's graph, from the record or from their own object. Raises as `read`."""
         if not record.has_values:
             return record.inputs
+        key = keys.values(record.tenant, record.job_id)
+        return _INPUTS.validate_json(await self._part(record.tenant, record.job_id, key))
+
+    async def _part(self, tenant: str, job_id: str, key: str) -> bytes:
+        """Return an object that is stored with each job that has it. Raises as `read`."""
         try:
-            stored = await self._objects.get(keys.values(record.tenant, record.job_id))
+            return (await self._objects.get(key)).body
         except ObjectNotFound:
-            await self.read(record.tenant, record.job_id)  # raises JobGone if the job was removed
-            raise JobNotFound(record.job_id) from None
-        return _INPUTS.validate_json(stored.body)
+            await self.read(tenant, job_id)  # raises JobGone if the job was removed
+            await confirm_absence(self._objects, key)  # a worker fails a job without its parts
+            raise JobNotFound(job_id) from None
 
     async def evolve(self, tenant: str, job_id: str, change: Change) -> StoredJob:
         """Apply `change` to the current record and commit the result. An error of `change` is passed on unwritten."""

@@ -143,7 +143,9 @@ class UploadStore:
         now, tenant, upload_id = self._clock.now(), timer.tenant, timer.id
         assets = keys.upload_assets(tenant, upload_id)
         page = await self._objects.list(assets)
-        found = await map_bounded(page.keys, lambda key: read_asset(self._objects, tenant, id_of_entry(key)))
+        found = await map_bounded(
+            page.keys, lambda key: read_asset(self._objects, tenant, id_of_entry(key), confirmed=True)
+        )
         if ends := [asset[0].expires_at for asset in found if asset is not None]:
             # The record of an asset stays for as long as a job uses it. One that goes earlier leaves a timer of its
             # own, so this one need not look before the time.

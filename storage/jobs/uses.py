@@ -20,5 +20,6 @@ async def is_used(jobs: JobStore, objects: ObjectStore, tenant: str, prefix: str
 async def _needs(jobs: JobStore, tenant: str, job_id: str) -> bool:
     try:
         return not (await jobs.read(tenant, job_id)).record.status.is_terminal
-    except JobNotFound:
+    except JobNotFound as missing:
+        await jobs.confirm_missing(tenant, job_id, missing)
         return False

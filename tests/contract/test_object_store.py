@@ -14,7 +14,7 @@ from botocore.exceptions import HTTPClientError
 
 from storage.bucket._s3_clients import make_client
 from storage.bucket._s3_files import FileTransfer, TransferStopped
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, is_absent
 from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
 from storage.errors import FileChanged, ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
 from tests.support.faulty_proxy import Fault, faulty_proxy
@@ -344,6 +344,13 @@ async def test_an_upload_whose_parts_are_gone_can_be_repeated(s3_config: S3Confi
         proxy.faults = []
         await objects.upload_file("parts", tmp_path / "f", content_type="text/plain")
         await objects.close()
+
+
+async def test_an_object_is_surely_absent_if_neither_a_read_nor_a_list_finds_it(objects: ObjectStore) -> None:
+    """The second look distinguishes a key from those that begin with it."""
+    await objects.put("a/b.json", b"")
+    await objects.put("a/c.json-more", b"")
+    assert [await is_absent(objects, key) for key in ("a/b.json", "a/c.json", "a")] == [False, True, True]
 
 
 async def test_a_write_without_a_response_is_read_back(s3_config: S3Config) -> None:

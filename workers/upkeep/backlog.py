@@ -105,8 +105,10 @@ class Backlog:
                 record = await self._unless_given_up(stored, broken)
             except PreconditionFailed:  # a worker claims the job; the next sweep decides again
                 return WAITS
-            except JobNotFound:
-                if self._stores.clock.now() - entry.created_at <= YOUNG:  # the key may precede its record's commit
+            except JobNotFound as missing:
+                is_young = self._stores.clock.now() - entry.created_at <= YOUNG  # the key may precede the commit
+                # Without its key, a job would wait for its timer, which is due a day after its creation or later.
+                if is_young or not await self._stores.jobs.is_missing(entry.tenant, entry.job_id, missing):
                     return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)

@@ -39,9 +39,11 @@ class JobTimers:
             stored = await self._stores.jobs.read(timer.tenant, timer.id)
         except JobGone:
             return await self._stores.remover.collect_garbage(timer)
-        except JobNotFound:
+        except JobNotFound as missing:
             if age < YOUNG:
                 return timer  # the commit that names it may be under way
+            # A job that exists would lose this timer, and with it the end of its lease or of its wait.
+            await self._stores.jobs.confirm_missing(timer.tenant, timer.id, missing)
             if age < ABANDONED:
                 # The timer is moved, not kept, since each due timer costs every sweep a GET.
                 return replace(timer, due=timer.armed_at + ABANDONED)

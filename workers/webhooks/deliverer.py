@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from storage import keys
+from storage.bucket.objects import confirm_absence
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
 from storage.index_keys import OutboxEntry
 from storage.outbox import Committed, JobHappened, TestAsked
@@ -157,7 +158,12 @@ class Deliverer:
         if isinstance(found, TestAsked) or not found.record.has_webhook_secret:
             return self._signer.of_tenant(found.ref.tenant)
         of_owner = keys.webhook_secret if isinstance(found, JobHappened) else keys.batch_webhook_secret
-        secret = await self._stores.objects.get(of_owner(found.ref.tenant, found.ref.id))
+        key = of_owner(found.ref.tenant, found.ref.id)
+        try:
+            secret = await self._stores.objects.get(key)
+        except ObjectNotFound:
+            await confirm_absence(self._stores.objects, key)  # the event is given up without it
+            raise
         return Signer((secret.body.decode(),), self._signer.ed25519_key)
 
     async def _conclude(self, entry: OutboxEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:

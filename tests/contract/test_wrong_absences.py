@@ -1,0 +1,182 @@
+"""A bucket that does not find an object which it lists: nothing that could not be undone follows from it."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from storage import keys
+from storage.assets import Reference
+from storage.batch_record import BatchRecord, member_id
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import StoredObject
+from storage.clock import ManualClock
+from storage.errors import ObjectNotFound, StorageUnavailable
+from storage.index_keys import OUTBOX, QUEUE
+from storage.intake.media_check import MediaCheck, MediaLimits
+from storage.jobs.index import queue_key
+from storage.jobs.models import InputFile
+from storage.jobs.record import Status
+from storage.webhooks.signing import new_secret
+from tests.support.api_server import PNG
+from tests.support.post import URL, Post
+from tests.support.records import a_job
+from tests.support.shop import Shop
+from workers.preparation import fetch_inputs
+
+pytestmark = pytest.mark.anyio
+
+BATCH_ID = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+
+
+class Forgetful(MemoryObjectStore):
+    """Does not find the object of a key in `hidden` for so many reads."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.hidden = Counter[str]()
+
+    async def get(self, key: str) -> StoredObject:
+        self._check(key)
+        return await super().get(key)
+
+    async def download_file(self, key: str, path: Path) -> None:
+        self._check(key)
+        await super().download_file(key, path)
+
+    def _check(self, key: str) -> None:
+        if self.hidden[key] > 0:
+            self.hidden[key] -= 1
+            raise ObjectNotFound(key)
+
+
+@pytest.fixture
+def objects(clock: ManualClock) -> Forgetful:
+    return Forgetful(clock)
+
+
+@pytest.fixture
+def shop(objects: Forgetful, clock: ManualClock) -> Shop:
+    return Shop(objects, clock)
+
+
+async def test_a_queued_job_keeps_its_queue_key(shop: Shop, objects: Forgetful) -> None:
+    """Neither the reaper nor a worker deletes the queue key of a job whose record is listed."""
+    job = await shop.queued()
+    shop.pass_time(minutes=11)
+    objects.hidden[keys.record(job.tenant, job.job_id)] = 2
+    await shop.reaper.sweep()
+    assert await shop.queue.claim("default", "w") is None
+    assert await shop.keys(QUEUE) == (queue_key(job),)
+    assert (await shop.claim()).job_id == job.job_id
+
+
+async def test_a_job_keeps_its_upload(shop: Shop, objects: Forgetful) -> None:
+    """The bytes of an upload are kept while the record of a job that uses them is listed."""
+    uploads = shop.stores.uploads
+    upload, _, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
+    await objects.put(upload.key, b"png")
+    shop.pass_time(days=6)
+    record = a_job(created_at=shop.clock.now())
+    await uploads.use("default", upload.upload_id, record.job_id)
+    await shop.jobs.create(record, workflow=b"{}")
+    shop.pass_time(days=1, hours=1)
+    objects.hidden[keys.record("default", record.job_id)] = 3  # for the timers of both, and the queue key
+    await shop.reaper.sweep()
+    assert (objects.hidden.total(), (await objects.get(upload.key)).body) == (0, b"png")
+
+
+async def test_a_job_keeps_its_timer(shop: Shop, objects: Forgetful) -> None:
+    """A lost worker is noticed at the next sweep after one that did not find the record."""
+    job = await shop.claimed()
+    shop.pass_time(minutes=12)
+    objects.hidden[keys.record(job.tenant, job.job_id)] = 1
+    await shop.reaper.sweep()
+    assert (await shop.read(job)).status is Status.RUNNING
+    await shop.reaper.sweep()
+    assert (await shop.read(job)).status is Status.QUEUED
+
+
+async def test_an_asset_keeps_its_bytes_and_its_timer(shop: Shop, objects: Forgetful, tmp_path: Path) -> None:
+    """The bytes of an asset are kept while its record is listed, and they still go with it in the end."""
+    (tmp_path / "f").write_bytes(PNG)
+    wanted = Reference(blake3(PNG).hexdigest(), "a.png")
+    asset = await shop.stores.assets.add(
+        "default", wanted, tmp_path / "f", size_bytes=len(PNG), content_type="image/png"
+    )
+    objects.hidden[keys.asset("default", asset.asset_id)] = 2
+    shop.pass_time(days=7, hours=1)
+    await shop.reaper.sweep()
+    assert (objects.hidden.total(), (await objects.get(asset.key)).body) == (0, PNG)
+    for _ in range(8):
+        shop.pass_time(hours=1)
+        await shop.reaper.sweep()
+    assert await shop.keys() == ()
+
+
+async def test_an_input_file_is_read_again(objects: Forgetful, tmp_path: Path) -> None:
+    """A worker repeats the download of an input file that is listed, instead of failing the job."""
+    await objects.put("a", PNG)
+    objects.hidden["a"] = 1
+    file = InputFile(name="a.png", key="a", size_bytes=len(PNG), content_type="image/png")
+    ((_, path),) = await fetch_inputs((file,), objects, tmp_path, MediaCheck(), MediaLimits())
+    assert path.read_bytes() == PNG
+
+
+async def test_a_worker_waits_for_the_parts_of_a_job(shop: Shop, objects: Forgetful) -> None:
+    """A part of a job that is listed is unavailable, for which a worker waits, and not missing, which fails the job."""
+    job = await shop.queued(has_values=True)
+    await objects.put(keys.values(job.tenant, job.job_id), b"[]")
+    await objects.put(keys.partner_key(job.tenant, job.job_id), b"sealed")
+    for part in (keys.workflow, keys.values, keys.partner_key):
+        objects.hidden[part(job.tenant, job.job_id)] = 1
+    with pytest.raises(StorageUnavailable):
+        await shop.jobs.workflow(job.tenant, job.job_id)
+    with pytest.raises(StorageUnavailable):
+        await shop.jobs.inputs(job)
+    with pytest.raises(StorageUnavailable):
+        await shop.stores.partner_keys.read(job.tenant, job.job_id)
+    assert (await shop.jobs.workflow(job.tenant, job.job_id), await shop.jobs.inputs(job)) == (b"{}", ())
+
+
+async def test_an_event_is_delivered_later(objects: Forgetful, clock: ManualClock) -> None:
+    """An event is neither dropped nor given up while its job, and the secret that signs it, are listed."""
+    post = Post(objects, clock)
+    record = a_job(
+        created_at=clock.now(), webhook_url=URL, webhook_events=("queued",), has_webhook_secret=True
+    ).initial()
+    secret = keys.webhook_secret("default", record.job_id)
+    await post.stores.jobs.create(record, workflow=b"{}", extras={secret: new_secret().encode()})
+    post.pass_time(minutes=11)
+    objects.hidden[keys.record("default", record.job_id)] = 1
+    objects.hidden[secret] = 1
+    for hidden in (1, 0):
+        await post.send()
+        assert (objects.hidden.total(), post.receiver.posts) == (hidden, [])
+        assert (await objects.list(OUTBOX)).keys
+    post.pass_time(minutes=2)  # the deliverer's lease
+    await post.send()
+    assert post.receiver.types() == ["queued"]
+
+
+async def test_a_job_of_a_batch_is_not_taken_for_a_removed_one(shop: Shop, objects: Forgetful) -> None:
+    """A batch whose job is listed and not found neither ends nor leaves that job unpublished."""
+    batches, now = shop.stores.batches, shop.clock.now()
+    job_id = member_id(BATCH_ID, 0)
+    record = BatchRecord(tenant="default", batch_id=BATCH_ID, job_ids=(job_id,), created_at=now, webhook_url=URL)
+    draft = await batches.draft(record)
+    job = a_job(job_id=job_id, batch_id=BATCH_ID, is_batch_reported=True, created_at=now)
+    await shop.jobs.create_unpublished(job, workflow=b"{}")
+    with pytest.raises(ValueError, match="not usable"):  # its process ends before it publishes the job
+        await batches.accept(draft, [job.model_copy(update={"tenant": "no/tenant"})])
+    objects.hidden[keys.record("default", job_id)] = 3
+    with pytest.raises(StorageUnavailable):
+        await batches.statuses(record)
+    while objects.hidden.total():
+        shop.pass_time(minutes=2)
+        await shop.reaper.sweep()
+        assert (await batches.read("default", BATCH_ID)).record.finished_at is None
+    shop.pass_time(minutes=2)
+    await shop.reaper.sweep()
+    assert (await shop.claim()).job_id == job_id
