@@ -11,8 +11,9 @@ import asyncio
 import contextvars
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from storage.fair_slots import FairSlots
@@ -25,6 +26,8 @@ BURST_S = 0.05
 """Seconds that a tenant's steps may take beyond its share before its next requests wait."""
 ITERATION_S = 0.01
 """Seconds after which a tenant makes no further step in an iteration of the loop."""
+CALLED_AT_ONCE = 16
+"""Steps put off that are tried again in an iteration. To try them all would cost time even where none is made."""
 ACTIVE_S = 1.0
 """Seconds for which a group counts as active after one of its requests began."""
 SHORTEST_S = 0.001
@@ -42,6 +45,14 @@ class Debt:
 
     def left(self, now: float) -> float:
         return max(0.0, self.seconds - SHARE * (now - self.at))
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A group's steps that wait, in order: those that were called too late in their iteration, then the others."""
+
+    again: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class LoopShares:
@@ -62,6 +73,7 @@ class LoopShares:
         # Groups are tenants that have a valid key, so there are few.
         self._debts: dict[str, Debt] = {}
         self._in_iteration: dict[str, float] = {}
+        self._put_off: dict[str, PutOff] = {}
         self._queues = FairSlots(sys.maxsize, each=1, wait_s=wait_s)
         # The group of the newest request, and when the newest request of any other group began.
         self._newest, self._newest_at, self._others_at = "", -ACTIVE_S, -ACTIVE_S
@@ -82,18 +94,42 @@ class LoopShares:
             while self._has_rivals(group) and (beyond := self._debt(group) - BURST_S) > 0:
                 await self._sleep(min(max(beyond / SHARE, SHORTEST_S), ACTIVE_S))
 
-    def may_step(self, group: str) -> bool:
-        """Whether a request of the group may make a step in this iteration of the loop."""
-        return self._in_iteration.get(group, 0.0) < ITERATION_S
+    def may_step(self, group: str, *, was_put_off: bool = False) -> bool:
+        """Whether a request of the group may make a step in this iteration of the loop; steps put off come first."""
+        return self._in_iteration.get(group, 0.0) < ITERATION_S and (was_put_off or group not in self._put_off)
+
+    def put_off(self, group: str, *, again: bool = False) -> asyncio.Future[None]:
+        """Return what is done when a step that may not be made now is to be tried again. Steps keep their order."""
+        turn = asyncio.get_running_loop().create_future()
+        steps = self._put_off.setdefault(group, PutOff())
+        (steps.again if again else steps.waiting).append(turn)
+        return turn
 
     def charge(self, group: str, seconds: float) -> None:
         """Add the time of a step that a request of the group has made."""
         if group not in self._in_iteration:
-            # A callback runs in the next iteration, before the steps that were put off in this one.
-            asyncio.get_running_loop().call_soon(self._in_iteration.pop, group)
+            # A callback runs in the next iteration.
+            asyncio.get_running_loop().call_soon(self._begin_iteration, group)
         self._in_iteration[group] = self._in_iteration.get(group, 0.0) + seconds
         if self._has_rivals(group):
             self._debts[group] = Debt(self._debt(group) + seconds, self.now())
+
+    def _begin_iteration(self, group: str) -> None:
+        """Call the first steps that were put off, which are tried before the next call of this method."""
+        called, steps = 0, self._put_off.get(group, PutOff())
+        steps.waiting.extendleft(reversed(steps.again))
+        steps.again.clear()
+        while steps.waiting and called < CALLED_AT_ONCE:
+            turn = steps.waiting.popleft()
+            if not turn.done():  # its task was cancelled
+                turn.set_result(None)
+                called += 1
+        if called:
+            self._in_iteration[group] = 0.0
+            asyncio.get_running_loop().call_soon(self._begin_iteration, group)
+        else:
+            del self._in_iteration[group]
+            self._put_off.pop(group, None)
 
     def _debt(self, group: str) -> float:
         debt = self._debts.get(group)
@@ -121,10 +157,13 @@ class Metered(Coroutine[Any, None, T]):
     def __init__(self, work: Coroutine[Any, Any, T], payer: Payer) -> None:
         self._work = work
         self._shares, self._group = payer.shares, payer.group
+        self._was_put_off = False
 
     def send(self, value: None) -> Any:
-        if not self._shares.may_step(self._group):
-            return None  # to the event loop, as asyncio.sleep(0) does
+        if not self._shares.may_step(self._group, was_put_off=self._was_put_off):
+            turn = self._shares.put_off(self._group, again=self._was_put_off)
+            self._was_put_off = True
+            return next(turn.__await__())  # what `await turn` gives to the task, which continues when it is done
         return self._charged(self._work.send, value)
 
     def throw(self, *failure: Any) -> Any:
@@ -144,6 +183,7 @@ class Metered(Coroutine[Any, None, T]):
         return getattr(self._work, name)  # `cr_frame` and the like: anyio asks for them, and so do debuggers
 
     def _charged(self, step: Callable[..., Any], *given: Any) -> Any:
+        self._was_put_off = False
         started = self._shares.now()
         try:
             return step(*given)

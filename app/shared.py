@@ -1,4 +1,4 @@
-"""Coalesces concurrent identical reads that are expensive: lists, batches and deliveries.
+"""Coalesces concurrent identical reads that are expensive: lists, batches and deliveries. Cancellations of a batch too.
 
 No response is older than its request, unless its caller allows an age. A request that arrives during a read waits for
 the next read, which it shares with all other requests that arrive meanwhile. So each key is read once at a time,

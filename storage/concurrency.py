@@ -40,20 +40,24 @@ async def map_bounded(
     items: Iterable[Item], call: Callable[[Item], Awaitable[T]], *, at_once: int = AT_ONCE
 ) -> list[T]:
     """Gather `call(item)` for each item, with at most `at_once` in flight. After a failure no further call begins."""
-    semaphore = asyncio.Semaphore(at_once)
+    numbered = list(enumerate(items))
+    left = iter(numbered)
+    results: dict[int, T] = {}
     failures: list[BaseException] = []
 
-    async def bounded(item: Item) -> T:
-        async with semaphore:
+    async def work() -> None:
+        for number, item in left:
             if failures:
-                raise failures[0]
+                return
             try:
-                return await call(item)
+                results[number] = await call(item)
             except BaseException as failure:
                 failures.append(failure)
                 raise
 
-    return await gather(*(bounded(item) for item in items))
+    # A task for each place, not for each item: what waits is no task that the event loop has to look at.
+    await gather(*(work() for _ in range(min(at_once, len(numbered)))))
+    return [results[number] for number, _ in numbered]
 
 
 def retrieve(shared: asyncio.Task[Any]) -> None:

@@ -45,7 +45,7 @@ from app.submission.foreign import batch_form, relocated
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.submission.request import BatchRequest
 from storage.batch_pages import CountedBatch
-from storage.batch_record import BatchRecord, StoredBatch
+from storage.batch_record import BatchRecord
 from storage.jobs.record import Status
 from storage.keys import DEFAULT_POOL
 
@@ -171,7 +171,8 @@ async def submit(request: Request) -> Response:
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"
-    return await _stored_answer(request, accepted.stored, 200 if accepted.is_replay else 202, headers)
+    state = await state_of(context.stores.batches, accepted.stored)
+    return await _batch_answer(request, state, 200 if accepted.is_replay else 202, headers)
 
 
 async def page(request: Request) -> Response:
@@ -206,24 +207,25 @@ async def show(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    stored = await cancel_batch(context_of(request), tenant_of(request), request.path_params["batch_id"])
-    return await _stored_answer(request, stored, 202)
+    state = await cancel_batch(context_of(request), tenant_of(request), request.path_params["batch_id"])
+    return await _batch_answer(request, state, 202)
 
 
-async def cancel_batch(context: Context, tenant: str, batch_id: str) -> StoredBatch:
-    """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged."""
-    batches = context.stores.batches
-    stored = await batches.cancel(await batches.read(tenant, batch_id))
-    pools = (DEFAULT_POOL, *context.config.gpu_pools)
-    await context.services.withdraw_tickets(*pools, ended=set(stored.record.job_ids))
-    return stored
+async def cancel_batch(context: Context, tenant: str, batch_id: str) -> BatchState:
+    """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged.
 
+    Concurrent requests for one batch share a cancellation. It goes on when their clients disconnect.
+    """
 
-async def _stored_answer(
-    request: Request, stored: StoredBatch, status: int, headers: dict[str, str] | None = None
-) -> Response:
-    state = await state_of(context_of(request).stores.batches, stored)
-    return await _batch_answer(request, state, status, headers)
+    async def cancelled() -> BatchState:
+        batches = context.stores.batches
+        stored = await batches.cancel(await batches.read(tenant, batch_id))
+        pools = (DEFAULT_POOL, *context.config.gpu_pools)
+        await context.services.withdraw_tickets(*pools, ended=set(stored.record.job_ids))
+        return await state_of(batches, stored)
+
+    state: BatchState = await context.shared.get(tenant, ("cancelled batch", batch_id), cancelled)
+    return state
 
 
 async def _batch_answer(

@@ -1,4 +1,4 @@
-"""Many clients that poll the same large response cost the API and the bucket one read at a time."""
+"""Many clients that request the same expensive thing cost the API and the bucket one read at a time."""
 
 import asyncio
 import threading
@@ -63,6 +63,28 @@ async def test_concurrent_readers_share_a_response(clock: ManualClock, path: str
         answers = await asyncio.gather(*reading)
         assert [answer.json() for answer in answers] == [alone] * READERS
         assert objects.most == 1
+
+
+async def test_concurrent_cancellations_of_a_batch_are_one(clock: ManualClock) -> None:
+    """Requests that cancel a batch while another does share the next cancellation, which has nothing left to do."""
+    objects = SlowLists(clock)
+    async with running_api(objects, clock) as api:
+        sets = [[{"node": "1", "field": "color", "value": value}] for value in range(20)]
+        batch = (await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": sets})).json()
+        path = f"/v1/batches/{batch['batch_id']}"
+        objects.requests.clear()
+        assert (await api.client.delete(path)).status_code == 202
+        alone = sum(objects.requests.values())
+        objects.requests.clear()
+        objects.hold()
+        cancelling = [asyncio.create_task(api.client.delete(path)) for _ in range(READERS)]
+        await objects.started.wait()
+        await asyncio.sleep(0.3)  # as above
+        objects.may_end.set()
+        answers = await asyncio.gather(*cancelling)
+        assert {(answer.status_code, answer.json()["counts"]["failed"]) for answer in answers} == {(202, 20)}
+        assert objects.most == 1
+        assert sum(objects.requests.values()) <= 2 * alone
 
 
 async def test_readers_of_the_system_share_a_response(memory_api: Api) -> None:

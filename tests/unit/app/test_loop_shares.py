@@ -8,7 +8,7 @@ import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.loop_shares import ACTIVE_S, BURST_S, ITERATION_S, SHARE, LoopShares, metered
+from app.loop_shares import ACTIVE_S, BURST_S, CALLED_AT_ONCE, ITERATION_S, SHARE, LoopShares, metered
 from app.middleware import PROBES, LoopShareMiddleware
 from storage.fair_slots import NoSlot
 
@@ -155,6 +155,58 @@ async def test_an_iteration_of_the_loop_has_few_long_steps_of_one_tenant(shares:
     counting.cancel()
     assert sum(steps.values()) == 10
     assert max(steps.values()) == 1
+
+
+async def test_steps_that_are_put_off_cost_nothing_until_they_are_called(clock: FakeTime) -> None:
+    """An iteration tries few of the steps that were put off, and tries them again in the order in which they came."""
+    tries = 0
+
+    class Counting(LoopShares):
+        def may_step(self, group: str, *, was_put_off: bool = False) -> bool:
+            nonlocal tries
+            tries += 1
+            return super().may_step(group, was_put_off=was_put_off)
+
+    shares, ready = Counting(now=clock.now, sleep=clock.sleep), asyncio.Event()
+    stepped: list[int] = []
+
+    async def request(number: int) -> None:
+        await ready.wait()
+        stepped.append(number)
+        clock.compute(2 * ITERATION_S)
+
+    many = 20 * CALLED_AT_ONCE
+    requests = [asyncio.ensure_future(_metered(shares, request(number))) for number in range(many)]
+    await asyncio.sleep(0)
+    tries = 0
+    ready.set()
+    await asyncio.gather(*requests)
+    assert tries <= many * (CALLED_AT_ONCE + 1)
+    assert stepped == list(range(many))
+
+
+async def test_cheap_steps_do_not_wait_for_an_iteration_each(shares: LoopShares, clock: FakeTime) -> None:
+    """Steps put off behind a long one are made many at a time where they are short."""
+    iteration, ready = 0, asyncio.Event()
+
+    async def count() -> None:
+        nonlocal iteration
+        while True:
+            iteration += 1
+            await asyncio.sleep(0)
+
+    async def request(number: int) -> None:
+        await ready.wait()
+        clock.compute(ITERATION_S if number == 0 else ITERATION_S / 1000)
+
+    many = 10 * CALLED_AT_ONCE
+    requests = [asyncio.ensure_future(_metered(shares, request(number))) for number in range(many)]
+    await asyncio.sleep(0)
+    counting = asyncio.create_task(count())
+    ready.set()
+    await asyncio.gather(*requests)
+    counting.cancel()
+    assert iteration < 20
 
 
 async def test_tasks_of_a_request_are_at_the_expense_of_its_tenant(shares: LoopShares, clock: FakeTime) -> None:

@@ -30,6 +30,18 @@ async def test_a_free_slot_is_reused_at_once() -> None:
     assert most == 3
 
 
+async def test_items_that_wait_are_no_tasks() -> None:
+    """The event loop has a task for each call in flight, however many items there are."""
+    tasks: set[asyncio.Task[object] | None] = set()
+
+    async def call(_: int) -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    await map_bounded(range(1000), call, at_once=3)
+    assert len(tasks) == 3
+
+
 async def test_no_call_starts_after_a_failure() -> None:
     """After a failure no further call starts, running calls are awaited, and the first error is raised."""
     begun: list[int] = []
