@@ -12,6 +12,8 @@ MOST_SEARCHED_HINTS = 10
 LONGEST_DEPENDENTS = 64 * 1024
 """Characters of all output names in one report, which is stored with its job. Without the limit, 50 faults could name
 2,000 outputs of 256 characters each."""
+MOST_DEPENDENTS = 1_000
+"""Output names in one report. A parsed name takes 50 bytes and more, however short it is."""
 Edges = Mapping[str, Sequence[str]]
 """Adjacency lists by node id."""
 
@@ -21,7 +23,8 @@ class Report:
     """The result of validating a graph. `runs` are the output nodes that ComfyUI would run.
 
     `node_errors` has ComfyUI's form {node id: {errors, dependent_outputs, class_type}}. As in ComfyUI, an unknown class
-    or a graph without outputs is not a node's error. Output names are listed up to `LONGEST_DEPENDENTS` characters.
+    or a graph without outputs is not a node's error. At most `MOST_DEPENDENTS` output names of
+    `LONGEST_DEPENDENTS` characters are listed.
     """
 
     faults: tuple[WorkflowError, ...] = ()
@@ -61,18 +64,18 @@ def report(
 ) -> Report:
     """Build the report. `dependents_of` returns the output nodes that a faulty node keeps from running."""
     errors: dict[str, Any] = {}
-    left = LONGEST_DEPENDENTS
+    names_left, left = MOST_DEPENDENTS, LONGEST_DEPENDENTS
     blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
     for node_id, fault in blamed:
         if node_id not in errors:
             dependents = dependents_of(node_id)
-            named = []
-            for output in graph.nodes:
-                left -= len(output) if output in dependents else 0
-                if left < 0:
+            named: list[str] = []
+            for output in (name for name in graph.nodes if name in dependents):
+                left -= len(output)
+                if left < 0 or len(named) == names_left:
                     break
-                if output in dependents:
-                    named.append(output)
+                named.append(output)
+            names_left -= len(named)
             errors[node_id] = {
                 "errors": [],
                 "dependent_outputs": named,

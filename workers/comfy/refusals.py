@@ -9,7 +9,7 @@ from typing import Any
 from storage.bucket.records import weight
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 from workflows.messages import LONGEST_TEXT, is_id
-from workflows.report import LONGEST_DEPENDENTS
+from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS
 
 LONGEST_MESSAGE = 2000
 MOST_NODES = 200
@@ -53,16 +53,18 @@ def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
     The first nodes and outputs are kept; an error that is too long keeps only its type.
     """
     found: dict[str, Any] = {}
-    names_left, errors_left = LONGEST_DEPENDENTS, LONGEST_ERRORS
+    names_left, characters_left, errors_left = MOST_DEPENDENTS, LONGEST_DEPENDENTS, LONGEST_ERRORS
     for node_id, error in islice(node_errors.items(), MOST_NODES):
         if not is_id(node_id) or not isinstance(error, Mapping):
             continue
-        outputs, reasons = [], []
+        outputs: list[str] = []
+        reasons = []
         for output in filter(is_id, _listed(error, "dependent_outputs")):
-            names_left -= len(str(output))
-            if names_left < 0:
+            characters_left -= len(str(output))
+            if characters_left < 0 or len(outputs) == names_left:
                 break
             outputs.append(str(output))
+        names_left -= len(outputs)
         for reason in _listed(error, "errors")[:MOST_NODES]:
             if isinstance(reason, Mapping):
                 fits = _weight(reason) <= errors_left

@@ -10,7 +10,7 @@ import pytest
 from workflows.catalogue import MOST_FAULTS, Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
-from workflows.report import LONGEST_DEPENDENTS, Report
+from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS, Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
@@ -498,6 +498,18 @@ def test_the_number_of_named_outputs_is_bounded() -> None:
     assert len(report.faults) == MOST_FAULTS
     named = [output for about in report.node_errors.values() for output in about["dependent_outputs"]]
     assert 0 < sum(map(len, named)) <= LONGEST_DEPENDENTS
+
+
+def test_the_number_of_short_output_names_is_bounded() -> None:
+    """A report names at most MOST_DEPENDENTS outputs, however short their ids: each takes memory when it is parsed."""
+    bad: dict[str, Any] = {"0": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}}}
+    for number in range(1, 10):
+        bad[str(number)] = {"class_type": "Number", "inputs": {"whole": "a", "part": [str(number - 1), 0]}}
+    ends = {
+        chr(0x4E00 + n): {"class_type": "Number", "inputs": VALID["Number"] | {"part": ["9", 0]}} for n in range(300)
+    }
+    report = Catalogue(INFO).check(parse_graph(bad | ends))
+    assert sum(len(about["dependent_outputs"]) for about in report.node_errors.values()) == MOST_DEPENDENTS
 
 
 def test_the_report_on_a_huge_broken_graph_is_short() -> None:

@@ -8,6 +8,7 @@ import pytest
 from storage.bucket.records import WEIGHT_OF_PART
 from workers.comfy.refusals import LONGEST_ERRORS, LONGEST_MESSAGE, bounded, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
+from workflows.report import MOST_DEPENDENTS
 
 MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
 SAVE_IMAGE = {"errors": [MISSING], "dependent_outputs": ["3"], "class_type": "SaveImage"}
@@ -81,6 +82,13 @@ def test_the_errors_in_a_record_are_bounded() -> None:
     assert refused is not None
     assert refused.node_errors == kept
     assert not_run(said, {}) == frozenset(outputs)
+
+
+def test_the_output_names_in_a_record_are_bounded_by_their_number() -> None:
+    """At most MOST_DEPENDENTS output names of the engine's errors are kept, however short they are."""
+    error = {"errors": [MISSING], "dependent_outputs": [str(number) for number in range(300)], "class_type": "A"}
+    kept = bounded({str(number): error for number in range(9)})
+    assert sum(len(about["dependent_outputs"]) for about in kept.values()) == MOST_DEPENDENTS
 
 
 def test_many_or_long_errors_in_a_record_are_bounded() -> None:
