@@ -1,11 +1,14 @@
 """Prepares and accepts a batch: writes every job unpublished, then publishes all with one write (`storage.batches`)."""
 
 import asyncio
+import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from app.config import ApiConfig
@@ -29,6 +32,8 @@ from storage.keys import DEFAULT_POOL
 from workflows.graph import Graph
 
 IsGone = Callable[[], Awaitable[bool]]
+MOST_WARNING_BYTES = 8 * 1024**2
+"""Size as JSON of all different warnings of a batch's jobs, which are in memory until all jobs are stored."""
 JOBS_BETWEEN_CHECKS = 50
 """Jobs that are validated between two checks whether the client is still connected: a batch can take seconds."""
 
@@ -92,13 +97,38 @@ def _check_product(what: str, count: int, sets: int, limit: int) -> None:
         raise Problem("too-many-jobs", detail, pointer="/input_sets")
 
 
+class _SharedWarnings:
+    """Lets the jobs of a batch share equal warnings, and bounds the size of the others."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Mapping[str, Any]] = {}
+        self._size = 0
+
+    async def shared(self, job: PreparedJob, where: str) -> PreparedJob:
+        """Return the job with warnings that it shares. Raises `Problem` beyond `MOST_WARNING_BYTES`."""
+        if not job.warnings:
+            return job
+        text = await off_loop(to_json, job.warnings)
+        digest = hashlib.sha256(text).digest()
+        if digest not in self._known:
+            self._size += len(text)
+            self._known[digest] = job.warnings
+        if self._size > MOST_WARNING_BYTES:
+            detail = f"the jobs up to this one have {self._size} bytes of different warnings (outputs that do not run),"
+            hint = "correct the faults that the warnings of a single job name, or send several batches"
+            raise Problem("too-many-jobs", f"{detail} at most {MOST_WARNING_BYTES} are kept", pointer=where, hint=hint)
+        return replace(job, warnings=self._known[digest])
+
+
 async def _own_jobs(
     preparation: Preparation, requests: Sequence[JobRequest], config: ApiConfig, is_gone: IsGone
 ) -> tuple[PreparedJob, ...]:
-    jobs, nodes, size, steps = [], 0, 0, 0
+    jobs, warnings, nodes, size, steps = [], _SharedWarnings(), 0, 0, 0
     for position, request in enumerate(requests):
         await _check_connected(position, is_gone)
-        jobs.append(await preparation.set_aside(await preparation.whole_job(request, f"/jobs/{position}")))
+        where = f"/jobs/{position}"
+        job = await preparation.set_aside(await preparation.whole_job(request, where))
+        jobs.append(await warnings.shared(job, where))
         # The size of the request does not bound them: an editor's file repeats its subgraphs and their texts.
         nodes += jobs[-1].workflow.nodes
         size += jobs[-1].workflow.size
@@ -110,7 +140,7 @@ async def _own_jobs(
         ):
             if taken > limit:
                 detail = f"the jobs up to this one have {taken} {what}, at most {limit} are allowed"
-                raise Problem("too-many-jobs", detail, pointer=f"/jobs/{position}")
+                raise Problem("too-many-jobs", detail, pointer=where)
         await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)
 
@@ -138,11 +168,12 @@ async def _variations(
             "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
         )
     await _check_work(workflow.graph, len(input_sets), config)
-    jobs = []
+    jobs, warnings = [], _SharedWarnings()
     for position, inputs in enumerate(input_sets):
         await _check_connected(position, is_gone)
         where = f"/input_sets/{position}"
-        jobs.append(await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True))
+        job = await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True)
+        jobs.append(await warnings.shared(job, where))
     files = await preparation.files(request, "")  # last: only a valid batch fetches and decodes files
     return PreparedBatch(
         tuple(replace(job, files=files) for job in jobs),
@@ -264,4 +295,5 @@ class BatchAcceptance:
             )
         except PreconditionFailed:  # an earlier attempt of this request wrote the job
             stored = await self._stores.jobs.read(self._tenant, job_id)
-        return stored.record
+        # Publishing needs only the keys of the record, and warnings that were read back are not shared.
+        return stored.record.model_copy(update={"warnings": {}})

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from app.config import ApiConfig
+from app.submission import batches
+from app.submission.acceptance import Identity
+from app.submission.batches import AcceptedBatch, BatchAcceptance, PreparedBatch
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.record import JobRecord
@@ -99,6 +102,41 @@ async def test_a_batch_shows_which_jobs_have_warnings(api: Api) -> None:
     for batch in (first.json(), second.json(), shown):
         assert [job["has_warnings"] for job in batch["jobs"]] == [False, True]
     assert (await api.client.get(f"/v1/jobs/{shown['jobs'][1]['job_id']}")).json()["warnings"]
+
+
+async def test_jobs_of_a_batch_share_equal_warnings(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal warnings of a batch's jobs are in memory and counted once, and each job shows them."""
+    prepared, accept = [], BatchAcceptance.batch
+
+    async def noted(self: BatchAcceptance, batch: PreparedBatch, identity: Identity) -> AcceptedBatch:
+        prepared.append(batch)
+        return await accept(self, batch, identity)
+
+    monkeypatch.setattr(BatchAcceptance, "batch", noted)
+    monkeypatch.setattr(batches, "MOST_WARNING_BYTES", 2_000)
+    for document in (
+        {"workflow": PARTLY_GOOD, "input_sets": [[]] * 20},
+        {"jobs": [{"workflow": PARTLY_GOOD}] * 20},
+    ):
+        answer = await api.client.post("/v1/batches", json=document)
+        assert answer.status_code == 202, answer.text
+        assert len({id(job.warnings) for job in prepared.pop().jobs}) == 1
+        last = await record_of(api, answer.json()["jobs"][-1]["job_id"])
+        assert list(last.warnings) == ["9"]
+
+
+async def test_the_different_warnings_of_a_batch_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch whose jobs have too many bytes of different warnings is refused, with the job at which they are."""
+    monkeypatch.setattr(batches, "MOST_WARNING_BYTES", 2_000)
+    graph = {**BLUE, "8": node("EmptyImage", **EMPTY["inputs"]), "9": saved("8")}
+    sets = [[{"node": "8", "field": "width", "value": f"bad {number}"}] for number in range(20)]
+    few, many = ({"workflow": graph, "input_sets": sets[:count]} for count in (1, 20))
+    own = {"jobs": [{"workflow": graph, "inputs": inputs} for inputs in sets]}
+    assert (await api.client.post("/v1/batches", json=few)).status_code == 202
+    for document, where in ((many, "/input_sets/"), (own, "/jobs/")):
+        problem = (await api.client.post("/v1/batches", json=document)).json()
+        assert problem["type"] == "/problems/too-many-jobs"
+        assert problem["pointer"].startswith(where)
 
 
 async def test_valid_outputs_are_accepted_with_warnings(api: Api) -> None:
