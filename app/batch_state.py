@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 from app.watch import Pace, Watch, Watched
 from storage.batch_record import BatchRecord, StoredBatch
@@ -48,6 +49,11 @@ class BatchWatch(Watch[BatchState]):
     def __init__(self, batches: BatchStore, signal: Signal) -> None:
         super().__init__(signal, Pace(POLL_S, READS_PER_S))
         self._batches = batches
+        self._in_use = WeakValueDictionary[tuple[str, str, str], BatchState]()
+
+    def interned(self, state: BatchState) -> BatchState:
+        """Return the same object for equal states: a thousand requests may hold one while they wait."""
+        return self._in_use.setdefault((state.record.tenant, state.record.batch_id, state.etag), state)
 
     async def until(self, state: BatchState, wanted: Callable[[BatchState], bool], timeout_s: float) -> BatchState:
         """Do as `changed` for a batch that was just read."""

@@ -193,17 +193,19 @@ async def show(request: Request) -> Response:
     wait_s, known = wait_seconds(request), request.headers.get("if-none-match")
 
     async def read() -> BatchState:
-        return await read_state(context.stores.batches, tenant, batch_id)
+        return context.batch_watch.interned(await read_state(context.stores.batches, tenant, batch_id))
 
     state: BatchState = await context.shared.get(tenant, ("batch", batch_id), read)
     if wait_s is not None:
-        with long_poll(request):
-            state = await context.batch_watch.until(
-                state, lambda seen: seen.is_finished if known is None else seen.etag != known, wait_s
-            )
+        is_wanted = partial(_is_news, known)
+        state = await long_poll(request, partial(context.batch_watch.until, state, is_wanted, wait_s))
     if known == state.etag:
         return Response(status_code=304, headers={"etag": state.etag})
     return await _batch_answer(request, state)
+
+
+def _is_news(known: str | None, state: BatchState) -> bool:
+    return state.is_finished if known is None else state.etag != known
 
 
 async def cancel(request: Request) -> Response:

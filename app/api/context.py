@@ -4,14 +4,14 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.auth import Principal
@@ -32,6 +32,8 @@ from app.streams.response import OpenStreams
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
 from storage.stores import Stores
+
+T = TypeVar("T")
 
 REPLAYED = "idempotency-replayed"
 """The response header that marks the result of an earlier request with the same Idempotency-Key."""
@@ -226,12 +228,29 @@ def wait_seconds(request: Request) -> int | None:
     return wait_s
 
 
-@contextmanager
-def long_poll(request: Request) -> Iterator[None]:
-    """Count a request that waits. It has a limit of its own, and is not counted as in flight meanwhile."""
+async def long_poll(request: Request, wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return or raise what `wait` does. Raises `ClientDisconnect` if the client disconnects before.
+
+    The request is counted as one that waits, and not as in flight meanwhile. Raises `Problem` beyond that limit.
+    """
     context, tenant = context_of(request), tenant_of(request)
     with context.long_polls.counted(tenant), context.in_flight.paused(tenant):
-        yield
+        waiting, gone = asyncio.create_task(wait()), asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientDisconnect
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            gone.cancel()
+            await asyncio.gather(waiting, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client disconnects. The rest of an unread body is discarded."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from pydantic import Field
@@ -90,10 +91,8 @@ async def show(request: Request) -> Response:
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     known = request.headers.get("if-none-match")
     if wait_s is not None:
-        with long_poll(request):
-            stored = await context.watch.until(
-                stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
-            )
+        is_wanted = partial(_is_news, known)
+        stored = await long_poll(request, partial(context.watch.until, stored, is_wanted, wait_s))
     if known == _etag(stored.record):
         return Response(status_code=304, headers={"etag": known})
     return await job_answer(request, stored, is_awaited=wait_s is not None)
@@ -235,6 +234,10 @@ async def job_answer(
         return answer(view(), status, headers)
     body = await shared_body(request, ("job", record.job_id, record.rev), view)
     return Response(body, status, headers, "application/json")
+
+
+def _is_news(known: str | None, record: JobRecord) -> bool:
+    return record.status.is_terminal if known is None else _etag(record) != known
 
 
 def _etag(record: JobRecord) -> str:

@@ -126,8 +126,8 @@ async def accepted_answer(request: Request, accepted: Accepted) -> Response:
 async def _waited(request: Request, stored: StoredJob, wait_s: int) -> StoredJob | None:
     """Return the job after its end or the wait; None if this process cannot wait."""
     try:
-        with long_poll(request):
-            return await context_of(request).watch.until(stored, lambda record: record.status.is_terminal, wait_s)
+        until = context_of(request).watch.until
+        return await long_poll(request, lambda: until(stored, lambda record: record.status.is_terminal, wait_s))
     except (Problem, JobGone):  # the job is accepted, so neither too many waits nor its removal refuses the request
         return None
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import TypeAdapter
 
 from storage import keys
 from storage.bucket.budget import current_owner
-from storage.bucket.objects import ObjectStore, all_keys, confirm_absence, is_absent
+from storage.bucket.objects import ObjectStore, StoredObject, all_keys, confirm_absence, is_absent
 from storage.bucket.records import commit, compare_and_swap, read_as, weight
 from storage.clock import Clock
 from storage.concurrency import gather
@@ -81,6 +82,8 @@ class JobStore:
         self._index = IndexWriter(objects)
         self._pages = JobPages(objects, clock, self._index, self._record)
         self._parsing = FairSlots(1)
+        self._in_use = WeakValueDictionary[tuple[str, str], JobRecord]()
+        """Parsed records by key and ETag. The readers of one version share one: a thousand requests may hold it."""
         self.on_batch_job_ended: Callable[[JobRecord], Coroutine[Any, Any, None]] | None = None
         """Called in the background after the commit of the end of a job whose batch has a receiver."""
 
@@ -177,7 +180,7 @@ class JobStore:
             raise JobNotFound(job_id) from None
         if (tombstone := Tombstone.parse(stored.head.key, stored.body)) is not None:
             raise JobGone(job_id, tombstone.gone_at)
-        return StoredJob(await self._parsed(stored.head.key, stored.body), stored.head.etag)
+        return StoredJob(await self._parsed(stored), stored.head.etag)
 
     async def is_missing(self, tenant: str, job_id: str, error: JobNotFound) -> bool:
         """Whether an error of `read` is certain: a tombstone is the reason, or a LIST finds no record either.
@@ -197,15 +200,22 @@ class JobStore:
         if not await self.is_missing(tenant, job_id, error):
             raise StorageUnavailable(f"the bucket lists job {job_id} and does not find it") from error
 
-    async def _parsed(self, key: str, body: bytes) -> JobRecord:
+    async def _parsed(self, stored: StoredObject) -> JobRecord:
         """Parse a record. The event loop runs between two large ones, and tenants take turns."""
-        if weight(body) <= LARGE_RECORD:
-            return read_as(JobRecord, key, body)
+        if weight(stored.body) <= LARGE_RECORD:
+            return self._record_of(stored)
         # A thread would not help: the parser holds the GIL.
         async with self._parsing.slot(current_owner()):
-            record = read_as(JobRecord, key, body)
+            record = self._record_of(stored)
             await asyncio.sleep(0)
             return record
+
+    def _record_of(self, stored: StoredObject) -> JobRecord:
+        version = (stored.head.key, stored.head.etag)
+        record = self._in_use.get(version)
+        if record is None:
+            record = self._in_use[version] = read_as(JobRecord, stored.head.key, stored.body)
+        return record
 
     async def read_with_workflow(self, tenant: str, job_id: str) -> StoredJob:
         """Read a job and its workflow in one round; `workflow` is None if it cannot be read. Raises as `read`."""

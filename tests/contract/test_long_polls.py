@@ -1,21 +1,103 @@
 """Long polls: GET of a job with `wait`."""
 
 import asyncio
+import gc
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
+from app.batch_state import BatchState
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import SignedRequest
 from storage.clock import ManualClock
 from storage.jobs.models import ProgressDetails
+from storage.jobs.record import JobRecord
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.plain_http import NO_TLS
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
+
+
+def waiters(api: Api) -> int:
+    """Return the number of requests that wait for jobs or batches."""
+    count: int = api.app.state.context.long_polls._of_tenant.total()
+    return count
+
+
+def states_in_memory(kind: type[JobRecord] | type[BatchState], mark: str) -> int:
+    """Return how many parsed records or batch states with this metadata are in memory."""
+    gc.collect()
+    found = [one for one in gc.get_objects() if type(one) is kind]
+    records = [one.record if isinstance(one, BatchState) else one for one in found]
+    return sum(record.metadata.get("mark") == mark for record in records)
+
+
+@asynccontextmanager
+async def abandonable(api: Api, *requests: bytes) -> AsyncIterator[list[asyncio.StreamWriter]]:
+    """Connections that have sent these requests and read no answer."""
+    url, connections = api.client.base_url, []
+    for request in requests:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(request)
+        connections.append(writer)
+    try:
+        yield connections
+    finally:
+        for writer in connections:
+            writer.close()
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
+
+
+async def test_requests_that_wait_share_one_record(memory_api: Api) -> None:
+    """Fifty requests that wait for one job hold one parsed record of it, whichever of them read it."""
+    job_id = (await submit(memory_api, metadata={"mark": "shared"}))["job_id"]
+    url = f"/v1/jobs/{job_id}?wait=60"
+    async with abandonable(memory_api, *[get(url)] * 50):
+        await until(lambda: waiters(memory_api) == 50)
+        assert states_in_memory(JobRecord, "shared") == 1
+        await memory_api.client.delete(f"/v1/jobs/{job_id}")
+
+
+async def test_requests_that_wait_share_the_state_of_a_batch(memory_api: Api) -> None:
+    """Requests that begin to wait for one batch at different times hold one state of it."""
+    document = {"workflow": BLUE, "input_sets": [[]], "metadata": {"mark": "batch"}}
+    batch_id = (await memory_api.client.post("/v1/batches", json=document)).json()["batch_id"]
+    request = get(f"/v1/batches/{batch_id}?wait=60")
+    async with abandonable(memory_api, request):
+        await until(lambda: waiters(memory_api) == 1)
+        async with abandonable(memory_api, request):
+            await until(lambda: waiters(memory_api) == 2)
+            assert states_in_memory(BatchState, "batch") == 1
+
+
+@pytest.mark.parametrize("kind", ["job", "batch", "submission"])
+async def test_a_wait_ends_when_its_client_disconnects(memory_api: Api, kind: str) -> None:
+    """A request that waits is over, and holds nothing, once its client has closed the connection."""
+    body = json.dumps({"workflow": BLUE}).encode()
+    if kind == "job":
+        request = get(f"/v1/jobs/{(await submit(memory_api))['job_id']}?wait=60")
+    elif kind == "batch":
+        document = {"workflow": BLUE, "input_sets": [[]]}
+        batch = (await memory_api.client.post("/v1/batches", json=document)).json()
+        request = get(f"/v1/batches/{batch['batch_id']}?wait=60")
+    else:
+        more = f"content-type: application/json\r\nprefer: wait=60\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        request = get("/v1/jobs").replace(b"GET", b"POST", 1).removesuffix(b"\r\n") + more + body
+    async with abandonable(memory_api, request, request) as connections:
+        await until(lambda: waiters(memory_api) == 2)
+        for connection in connections:
+            connection.close()
+        await until(lambda: waiters(memory_api) == 0)
+    assert memory_api.app.state.context.watch._polls == memory_api.app.state.context.batch_watch._polls == {}
 
 
 async def test_a_long_poll_returns_when_the_job_ends(memory_api: Api) -> None:
@@ -31,7 +113,7 @@ async def test_a_long_poll_returns_when_the_job_ends(memory_api: Api) -> None:
     ) as client:
         waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
         requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
-        await until(lambda: requests["GET"] >= len(waiting))  # each poll reads once itself before it waits
+        await until(lambda: waiters(memory_api) == len(waiting))
         before = requests["GET"]
         await asyncio.sleep(2.2)
         assert requests["GET"] - before <= 4
