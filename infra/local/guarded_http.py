@@ -5,7 +5,8 @@ heads, but neither bounds idle connections, answers that are not read, or the fr
 
 When more than `max_waiting` connections are idle, this protocol closes the oldest, so that silent clients cannot
 exhaust the connections. A client that was answered before its whole body arrived (with 401, for example) has `head_s`
-seconds to finish sending.
+seconds to finish sending. If the rest of the body is long, it is discarded without parsing, and the connection takes no
+further request.
 
 A client that does not read its answers holds memory in this process and in the kernel. The kernel's send buffer is
 therefore small, and a connection that takes less than `min_read_bytes` in `write_s` is reset. Until then it counts as
@@ -13,6 +14,9 @@ waiting, as does every connection from its last answer to its next head.
 
 The application never sees the framing of a chunked body: chunk sizes, extensions and trailer fields. Trailers, which
 uvicorn would add to the request's headers, are dropped, and the total size of the framing is bounded.
+
+The parser calls Python for each chunk, field and request, and one read may hold tens of thousands of them. Each is
+therefore limited where it is parsed, by an exception that ends the parsing of the read.
 """
 
 import asyncio
@@ -20,7 +24,7 @@ import logging
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -28,7 +32,9 @@ TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
 TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
 TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection than it may have")
 MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
+UNWANTED = (413, "Content Too Large", "this method takes no body")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
+SMALL_CHUNKS = (400, "Bad Request", "the body is in too many small chunks")
 FIELD_BYTES = len(b": \r\n")
 WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods for which no operation of the API reads a body."""
@@ -47,6 +53,13 @@ class HeadLimits:
     """Limit for a head, and for the part of a chunked body's framing that exceeds the size of its data."""
     max_head_fields: int = 100
     """Limit for the fields of a head, and for the trailer fields of a chunked body."""
+    max_small_chunks: int = 1_024
+    """Limit for the chunks of a body that exceed one for each `min_chunk_bytes` of its data. One chunk of each read
+    does not count, so that a client may send small chunks one by one."""
+    min_chunk_bytes: int = 64
+    max_unread_bytes: int = 256 * 1024
+    """Limit for the body of a method that takes none. The rest of a body that was already answered is parsed up to
+    this limit, framing included."""
     max_pipelined: int = 16
     """Pipelined requests that one connection may queue behind the current one."""
     write_s: float = 30.0
@@ -93,6 +106,10 @@ class Guard:
             oldest.give_way()
 
 
+class _Refused(Exception):
+    """Raised in a callback of the parser, so that it does not parse the rest of the read."""
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the limits of a `Guard`.
 
@@ -111,8 +128,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._framing_bytes = 0
         self._unbroken_bytes = 0
+        self._unread_bytes = 0
+        self._pieces = 0
         self._trailers = 0
-        self._is_refused = False
+        self._is_done = False  # what arrives from now on is discarded
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -159,15 +178,20 @@ class GuardedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_done:
             return
         limit, in_body = self._guard.limits.max_head_bytes, self._timer is None  # the timer ends with the head
+        if self._rest is not None:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > self._guard.limits.max_unread_bytes:
+                self._discard_rest()
+                return
         if in_body:
             self._count_framing(len(data))
         else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_refused:
+        if self._is_done:
             return
         if self._timer is not None and self._head_bytes > limit:
             self._refuse(*TOO_LARGE)
@@ -180,58 +204,69 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count bytes that arrived after the head. They include the data, which `on_body` counts separately."""
         self._framing_bytes += size
         self._unbroken_bytes += size
+        self._pieces -= 1  # a read costs more than the piece of a body that it brings
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._body_bytes = self._framing_bytes = self._unbroken_bytes = self._trailers = 0
+        self._body_bytes = self._framing_bytes = self._unbroken_bytes = self._pieces = self._trailers = 0
         if self._timer is None:  # the timer of the first head has run since the connection was made
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._timer is not None:  # without the timer the head is complete, and this is a trailer field
+        if self._timer is not None:
             super().on_header(name, value)
+            if len(self.headers) > self._guard.limits.max_head_fields:
+                self._stop(*TOO_LARGE)
             return
-        self._trailers += 1
-        if self._trailers > self._guard.limits.max_head_fields and not self._is_refused:
-            self._refuse(*TOO_MUCH_FRAMING)
+        self._trailers += 1  # without the timer the head is complete, and this is a trailer field
+        if self._trailers > self._guard.limits.max_head_fields:
+            self._stop(*TOO_MUCH_FRAMING)
 
     def on_headers_complete(self) -> None:
         # `data_received` compares whole reads only, and one read may hold a head larger than the limit and its end.
         limits = self._guard.limits
         size = len(self.url) + sum(len(name) + len(value) + FIELD_BYTES for name, value in self.headers)
-        if size > limits.max_head_bytes or len(self.headers) > limits.max_head_fields:
-            self._refuse(*TOO_LARGE)
-        elif len(self.pipeline) >= limits.max_pipelined:
-            self._refuse(*TOO_MANY)
-        if self._is_refused:
-            return
+        if size > limits.max_head_bytes:
+            self._stop(*TOO_LARGE)
+        if len(self.pipeline) >= limits.max_pipelined:
+            self._stop(*TOO_MANY)
         self._await_no_more()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Keep the body only where the application reads it."""
-        if self._is_refused:
-            return
+        limits = self._guard.limits
         self._body_bytes += len(body)
         self._unbroken_bytes = 0
+        self._pieces += 1
+        if self._pieces > limits.max_small_chunks + self._body_bytes // limits.min_chunk_bytes:
+            self._stop(*SMALL_CHUNKS)
         if self.pipeline:  # uvicorn would buffer the body until the answers before it are sent; usual clients send none
-            self._refuse(*TOO_MANY)
-        elif self.scope["method"] not in WITHOUT_BODY:
+            self._stop(*TOO_MANY)
+        if self.scope["method"] not in WITHOUT_BODY:
             super().on_body(body)
+        elif self._body_bytes > limits.max_unread_bytes:
+            self._stop(*UNWANTED)
 
     def on_message_complete(self) -> None:
-        if self._is_refused:
-            return
         self._await_no_rest()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         # Closing at once would reset the connection, and a client that still sends might never read its answer.
-        if self.cycle.more_body and self._rest is None:
-            self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
-        if self.cycle.response_complete:
+        if self.cycle.response_complete:  # otherwise a pipelined request has begun
+            if self.cycle.more_body and self._rest is None:
+                self._unread_bytes = 0
+                self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
             self._await_client()
+
+    def _discard_rest(self) -> None:
+        """Take no further request, and discard what arrives until the client closes the connection or `_rest` does."""
+        self._is_done = True
+        self._unset_keepalive_if_required()
+        if not self.transport.is_closing():
+            self.transport.write_eof()  # the client learns that the connection takes no further request
 
     def _await_client(self) -> None:
         """Count the connection as waiting until its next head.
@@ -283,11 +318,20 @@ class GuardedProtocol(HttpToolsProtocol):
             self._rest.cancel()
             self._rest = None
 
+    def _stop(self, status: int, reason: str, detail: str) -> NoReturn:
+        """Refuse within a callback of the parser.
+
+        Raises:
+            _Refused: always; `data_received` of uvicorn then calls `send_400_response`, which finds the refusal
+        """
+        self._refuse(status, reason, detail)
+        raise _Refused
+
     def _refuse(self, status: int, reason: str, detail: str) -> None:
         """Answer with a problem and close. If another answer has begun or comes first, only close."""
-        if self._is_refused:
+        if self._is_done:
             return
-        in_head, self._is_refused = self._timer is not None, True
+        in_head, self._is_done = self._timer is not None, True
         self._await_no_more()
         if self._may_answer(in_head=in_head):
             body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'
@@ -298,7 +342,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _may_answer(self, *, in_head: bool) -> bool:
         if getattr(self.cycle, "response_complete", True):
-            return True
+            return in_head  # in a body, this request's answer was sent before
         if in_head or self.pipeline or self.cycle.response_started:
             return False
         self.cycle.disconnected = True  # discards the application's own answer, which would come second

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from infra.local.guarded_http import Guard, HeadLimits
+from infra.local.guarded_http import Guard, GuardedProtocol, HeadLimits
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -57,9 +59,35 @@ async def _headers_after_the_body(request: Request) -> Response:
     return PlainTextResponse(f"{sorted(request.headers.keys())} well")
 
 
+class _CountedProtocol(GuardedProtocol):
+    """Counts in its guard what the parser calls Python for."""
+
+    _guard: "_CountingGuard"
+
+    def on_message_begin(self) -> None:
+        self._guard.calls["heads"] += 1
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._guard.calls["fields"] += 1
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._guard.calls["pieces"] += 1
+        super().on_body(body)
+
+
+@dataclass(frozen=True, slots=True)
+class _CountingGuard(Guard):
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def protocol(self, **of_uvicorn: Any) -> GuardedProtocol:
+        return _CountedProtocol(self, **of_uvicorn)
+
+
 @asynccontextmanager
-async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
-    guard = Guard(limits)
+async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, _CountingGuard]]:
+    guard = _CountingGuard(limits)
     app = Starlette(
         routes=[
             Route("/", _answer_at_once, methods=["GET", "POST"]),
@@ -144,6 +172,59 @@ async def test_the_oldest_silent_connections_are_closed() -> None:
                 await _rest_of(ended)
         assert len(guard.waiting) <= 5
         assert await _is_served(silent[-1])
+
+
+POSTED = b"POST / HTTP/1.1\r\nhost: here\r\n"
+"""The application answers this without reading the body."""
+
+
+@pytest.mark.parametrize("kind", [b"content-length: 10000000", b"transfer-encoding: chunked"])
+async def test_a_long_rest_of_a_body_is_discarded(kind: bytes) -> None:
+    """After a response, a client may send a long body to its end, but the connection takes no further request."""
+    async with _server(HeadLimits(head_s=3600, max_unread_bytes=100_000)) as (connect, guard):
+        reader, writer = await connect()
+        writer.write(POSTED + kind + b"\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await reader.readuntil(b"well")
+            writer.write(b"64\r\n%b\r\n" % (b"x" * 100) * 10_000)
+            assert await reader.read() == b""  # the end of the responses, not of the connection
+            parsed = guard.calls["pieces"]
+            writer.write(b"64\r\n%b\r\n" % (b"x" * 100) * 50_000)
+            await writer.drain()
+        assert guard.calls["pieces"] == parsed <= 1_000
+
+
+async def test_a_short_rest_of_a_body_keeps_the_connection() -> None:
+    """A client that was answered before its body ended may send the rest, and then its next request."""
+    async with _server(HeadLimits()) as (connect, _):
+        connection = reader, writer = await connect()
+        writer.write(POSTED + b"content-length: 100000\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await reader.readuntil(b"well")
+        writer.write(b"x" * 100_000)
+        assert await _is_served(connection)
+
+
+async def test_a_malformed_rest_of_a_body_gets_no_second_response() -> None:
+    """A body that turns out to be malformed after its response ends the connection without another response."""
+    async with _server(HeadLimits()) as (connect, _):
+        connection = reader, writer = await connect()
+        writer.write(POSTED + b"transfer-encoding: chunked\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await reader.readuntil(b"well")
+        writer.write(b"no size\r\n")
+        assert await _rest_of(connection) == b""
+
+
+async def test_the_body_of_a_pipelined_request_is_read() -> None:
+    """The response to one request does not limit the body of the next one."""
+    async with _server(HeadLimits(max_unread_bytes=1_000)) as (connect, _):
+        reader, writer = await connect()
+        writer.write(COMPLETE + b"POST /read HTTP/1.1\r\nhost: here\r\ncontent-length: 10000\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await reader.readuntil(b"well")
+            writer.write(b"x" * 10_000)
+            await reader.readuntil(b"well")
 
 
 async def test_a_body_that_continues_after_the_response_is_cut_off() -> None:
@@ -268,6 +349,68 @@ async def test_the_number_of_trailer_fields_is_limited(fields: int, words: bytes
         sent[1].write(b"3\r\nabc\r\n0\r\n" + b"x: y\r\n" * fields + b"\r\n")
         async with asyncio.timeout(TIME_LIMIT_S):
             await sent[0].readuntil(words)
+
+
+FEW = HeadLimits(max_small_chunks=1_000)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "at_most"),
+    [
+        (CHUNKED + b"5\r\n     \r\n" * 20_000, "pieces", 1_100),
+        (CHUNKED + b"1;x\r\na\r\n" * 20_000, "pieces", 1_100),
+        (CHUNKED + b"0\r\n" + b"x:\r\n" * 40_000, "fields", 103),
+        (HEAD + b"x:\r\n" * 40_000, "fields", 102),
+        (b"GET / HTTP/1.1\r\n\r\n" * 10_000, "heads", 30),
+        ((CHUNKED + b"1\r\na\r\n0\r\n\r\n") * 2_000, "heads", 30),
+    ],
+    ids=["chunks", "extensions", "trailers", "fields", "requests", "bodies"],
+)
+async def test_the_parser_stops_within_a_read(sent: bytes, kind: str, at_most: int) -> None:
+    """The rest of a read is not parsed once a limit is reached, however many elements it holds."""
+    async with _server(FEW) as (connect, guard):
+        connection = await connect()
+        connection[1].write(sent)
+        with suppress(ConnectionError):
+            await _rest_of(connection)
+        assert 0 < guard.calls[kind] <= at_most
+
+
+async def test_too_many_small_chunks_get_a_problem() -> None:
+    """A body in small chunks beyond the limit gets a problem that says so."""
+    async with _server(FEW) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED + b"5\r\n     \r\n" * 1_100)
+        answer = await _rest_of(sent)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"small chunks" in answer
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 20_000), (30, 1_900), (5, 1_024)])
+async def test_a_body_in_small_chunks_is_read(size: int, count: int) -> None:
+    """A body in chunks of 64 bytes may have any length, and one in smaller chunks may have many."""
+    async with _server(HeadLimits()) as (connect, _):
+        reader, writer = await connect()
+        writer.write(CHUNKED + b"%x\r\n%b\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+
+
+async def test_small_chunks_that_arrive_one_by_one_are_read() -> None:
+    """A client that sends each small chunk by itself may send any number of them."""
+    async with _server(HeadLimits(max_small_chunks=4)) as (connect, guard):
+        reader, writer = await connect()
+        writer.write(CHUNKED)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            for number in range(1, 11):
+                writer.write(b"5\r\n     \r\n")
+                await _parsed(guard, pieces=number)
+            writer.write(b"0\r\n\r\n")
+            assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+
+
+async def _parsed(guard: _CountingGuard, pieces: int) -> None:
+    await until(lambda: guard.calls["pieces"] >= pieces)
 
 
 async def test_chunks_of_normal_size_are_read() -> None:
@@ -411,12 +554,20 @@ async def test_a_body_that_no_operation_reads_is_dropped(first: str) -> None:
     """The body of a request that ignores it is dropped, and the next request is answered."""
     async with _server(HeadLimits()) as (connect, _):
         reader, writer = await connect()
-        size = 1_000_000
+        size = 200_000
         writer.write(f"{first} / HTTP/1.1\r\nhost: here\r\ncontent-length: {size}\r\n\r\n".encode() + b"x" * size)
         writer.write(COMPLETE)
         async with asyncio.timeout(TIME_LIMIT_S):
             assert (await reader.readuntil(b"\r\n")).split()[1] in (b"200", b"405")
-            assert await reader.readuntil(b"well")
+            assert await reader.readuntil(b"HTTP/1.1 200 OK")
+
+
+async def test_a_long_body_that_no_operation_reads_is_refused() -> None:
+    """A request that ignores its body gets 413 once the body is long, without waiting for its response."""
+    async with _server(HeadLimits(max_unread_bytes=10_000)) as (connect, _):
+        connection = await connect()
+        connection[1].write(b"GET /slow HTTP/1.1\r\nhost: here\r\ncontent-length: 10001\r\n\r\n" + b"x" * 10_001)
+        assert (await _rest_of(connection)).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_pipelined_request_with_a_body_ends_the_connection() -> None:
