@@ -19,7 +19,7 @@ MAX_TEXT_BYTES = 8 * 1024
 MAX_PARTS = 64
 MAX_TYPE_LENGTH = 256
 MAX_OVERHEAD_BYTES = 1024 * 1024
-"""What a body may have in addition to its file."""
+"""What a body may have in addition to its file. The parser steps through some of it byte by byte, in Python."""
 PIECE = 1024 * 1024
 """Bytes that are hashed and written at once."""
 FILE = "file"
@@ -58,7 +58,8 @@ class MultipartFile:
         self._path, self._limit = path, limit
         self._texts: dict[str, list[str]] = defaultdict(list)
         self._hash = blake3()
-        self._size = self._received = self._parts = 0
+        self._size = self._received = self._parts = self._delimiters = 0
+        self._delimiter = b"\r\n--" + boundary
         self._pending = bytearray()
         self._text = bytearray()
         self._header, self._value = bytearray(), bytearray()
@@ -86,9 +87,9 @@ class MultipartFile:
         with self._path.open("wb") as file:
             async for chunk in chunks:
                 self._received += len(chunk)
-                if self._received > self._limit + MAX_OVERHEAD_BYTES:
-                    raise FileTooLarge(f"the body has more than {self._limit} bytes")
                 self._feed(chunk)
+                if self._received - self._size > MAX_OVERHEAD_BYTES:
+                    raise BadMultipart(f"the body has more than {MAX_OVERHEAD_BYTES} bytes in addition to its file")
                 if len(self._pending) >= PIECE:
                     await asyncio.to_thread(self._flush, file)
             await asyncio.to_thread(self._flush, file)
@@ -99,6 +100,10 @@ class MultipartFile:
         return ReceivedFile(dict(self._texts), self._size, self._hash.hexdigest())
 
     def _feed(self, chunk: bytes) -> None:
+        # RFC 2046 forbids the delimiter in the data of a part. The parser allows it, and is slow at each.
+        self._delimiters += chunk.count(self._delimiter)
+        if self._delimiters > MAX_PARTS + 1:
+            raise BadMultipart("the boundary occurs in the data of a part")
         try:
             self._parser.write(chunk)
         except FormParserError as error:

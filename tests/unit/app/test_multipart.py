@@ -24,6 +24,14 @@ async def body(head: bytes, chunks: int, end: bytes) -> AsyncIterator[bytes]:
     yield end
 
 
+async def repeating(head: bytes, piece: bytes, taken: list[bytes]) -> AsyncIterator[bytes]:
+    """A body of `head` and 40 times `piece`; `taken` gets the pieces that were read."""
+    yield head
+    for _ in range(40):
+        taken.append(piece)
+        yield piece
+
+
 async def test_a_large_file_is_never_in_memory(tmp_path: Path) -> None:
     """A file of 48 MiB is hashed and written in a few MiB of memory."""
     path, size = tmp_path / "file", 48 * MIB
@@ -60,6 +68,24 @@ async def test_an_endless_header_is_refused(tmp_path: Path, head: bytes) -> None
 
     with pytest.raises(BadMultipart):
         await MultipartFile(b"B", tmp_path / "file", limit=MIB).receive(endless())
+
+
+@pytest.mark.parametrize("repeated", [b"\r\n--B-x", b"\r\n--B\rx", b"\r\n--Bx"], ids=["last", "next", "longer"])
+async def test_a_boundary_in_the_data_is_refused(tmp_path: Path, repeated: bytes) -> None:
+    """A file in which the boundary occurs again and again is refused before it is parsed."""
+    taken: list[bytes] = []
+    with pytest.raises(BadMultipart, match="boundary"):
+        await MultipartFile(b"B", tmp_path / "file", limit=MIB).receive(repeating(HEAD, repeated * 1_000, taken))
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("start", [b"--B ", HEAD + b"x\r\n--B ", HEAD + END], ids=["before", "after", "epilogue"])
+async def test_bytes_in_addition_to_the_file_are_limited(tmp_path: Path, start: bytes) -> None:
+    """What is neither file nor text, as the padding of a boundary, is limited whatever size a file may have."""
+    taken: list[bytes] = []
+    with pytest.raises(BadMultipart):
+        await MultipartFile(b"B", tmp_path / "file", limit=64 * MIB).receive(repeating(start, b" " * len(CHUNK), taken))
+    assert len(taken) <= MIB // len(CHUNK) + 1
 
 
 def test_a_long_content_type_is_refused() -> None:
