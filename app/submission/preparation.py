@@ -22,7 +22,6 @@ from app.submission.fetching import url_count
 from app.submission.input_files import FileIntake, LocalFile, PreparedFile, collides
 from app.submission.request import InputValue, JobOptions, JobRequest
 from storage.assets import Asset
-from storage.bucket.records import weight
 from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_POOL
@@ -33,6 +32,7 @@ from workflows.catalogue import Catalogue
 from workflows.editor import DocumentNode, convert_for, placed_nodes
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, is_editor_file, parse_graph
+from workflows.json_weight import weight
 from workflows.policy import GraphTrust
 from workflows.report import Report
 

@@ -40,17 +40,6 @@ EngineText = Annotated[str, AfterValidator(_cut)]
 reads whole records, so it is cut."""
 
 
-WEIGHT_OF_PART = 32
-"""The weight of a list or an object of a JSON text, beside its bytes: to parse 60 KB of empty lists takes 8 ms, to
-parse one text of that length 0.02 ms."""
-
-
-def weight(text: bytes) -> int:
-    """Return the length of a JSON text in bytes, in which its lists and objects count by the time to parse them."""
-    # Brackets inside strings count too: it is a limit, and counting them costs next to nothing.
-    return len(text) + WEIGHT_OF_PART * (text.count(b"[") + text.count(b"{"))
-
-
 class Model(BaseModel):
     """Base of all stored JSON records."""
 

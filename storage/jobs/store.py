@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from storage import keys
 from storage.bucket.budget import current_owner
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys, confirm_absence, is_absent
-from storage.bucket.records import commit, compare_and_swap, read_as, weight
+from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import (
@@ -43,6 +43,7 @@ from storage.pages import Page
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Timer
 from storage.tombstone import Tombstone
+from workflows.json_weight import weight
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import pytest
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
-from storage.bucket.records import WEIGHT_OF_PART
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUnavailable, TransitionRefused
 from storage.index_keys import QUEUE, list_prefix
@@ -23,6 +22,7 @@ from storage.pages import MAX_LISTS
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job, itself
 from tests.support.shop import Shop
+from workflows.json_weight import WEIGHT_OF_PART
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from storage.bucket.records import weight
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
+from workflows.json_weight import weight
 from workflows.messages import LONGEST_TEXT, is_id
 from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS
 

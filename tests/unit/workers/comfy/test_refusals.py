@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from storage.bucket.records import WEIGHT_OF_PART
 from workers.comfy.refusals import LONGEST_ERRORS, LONGEST_MESSAGE, bounded, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
+from workflows.json_weight import WEIGHT_OF_PART
 from workflows.report import MOST_DEPENDENTS
 
 MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
