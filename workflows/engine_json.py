@@ -9,17 +9,29 @@ import math
 import re
 from typing import Any
 
+from workflows.json_weight import weight
+
+MAX_WEIGHT = 32 * 1024 * 1024
+"""Default maximum `weight` of a text, and so of its bytes, since lists in lists take 70 times their bytes of memory.
+The object_info of ComfyUI's own nodes weighs 2.5 MB."""
+
 LONGEST_INTEGER = 4_300
 """Maximum characters of an integer: Python raises ValueError for a longer one, as if the whole text were not JSON."""
 _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 """The escapes of a JSON text; the group is a surrogate without its other half."""
 
 
-def parsed(content: bytes | str, *, unfit: float | None = None) -> Any:
+class TooHeavy(ValueError):
+    """A text exceeds its maximum weight."""
+
+
+def parsed(content: bytes | str, *, unfit: float | None = None, max_weight: int = MAX_WEIGHT) -> Any:
     """Parse JSON. NaN, infinities and numbers beyond these limits become `unfit`; invalid Unicode becomes U+FFFD.
 
-    Raises ValueError for a text that is not JSON, RecursionError for one of great depth.
+    Raises ValueError for a text that is not JSON, `TooHeavy` for a large one, RecursionError for one of great depth.
     """
+    if weight(content) > max_weight:
+        raise TooHeavy(f"it weighs more than {max_weight} bytes")
     text = content if isinstance(content, str) else content.decode(errors="replace")
     # Python lists a file name that is not UTF-8 with lone surrogates, and ComfyUI sends them as escapes.
     if "\\ud" in text or "\\uD" in text:

@@ -17,6 +17,9 @@ LONGEST_ID = 512
 LONGEST_TEXT = 256
 """Maximum characters of a class or an exception's type; the rest is cut."""
 LONGEST_EXCEPTION = 64 * 1024
+MAX_FRAME_WEIGHT = 4 * 1024 * 1024
+"""Maximum weight of the JSON in a frame. A heavier message becomes `Unknown`: history has what its nodes returned.
+A progress snapshot of 200 nodes weighs 46 KB."""
 MOST_STEPS = 1e9
 """Maximum of a progress value."""
 
@@ -148,7 +151,7 @@ Message = (
 def decode_text(frame: str | bytes) -> Message:
     """Decode a text frame: `{"type", "data"}`."""
     try:
-        document = engine_json.parsed(frame)
+        document = engine_json.parsed(frame, max_weight=MAX_FRAME_WEIGHT)
     except (ValueError, RecursionError):
         return Unknown("", None)
     if not isinstance(document, dict):
@@ -269,7 +272,7 @@ def _preview(rest: bytes) -> Message:
 
 def _preview_with_metadata(rest: bytes) -> Message:
     (length,) = struct.unpack_from(">I", rest)
-    metadata = engine_json.parsed(rest[4 : 4 + length])
+    metadata = engine_json.parsed(rest[4 : 4 + length], max_weight=MAX_FRAME_WEIGHT)
     kind: Literal["jpeg", "png"] = "png" if metadata.get("image_type") == "image/png" else "jpeg"
     return Preview(kind, rest[4 + length :], _id_or_none(metadata.get("node_id")), metadata.get("prompt_id"))
 

@@ -1,14 +1,17 @@
 """Responses of an engine are limited to a size that a worker can hold, and to valid Unicode text."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 
-from workers.comfy.http import MAX_ANSWER_BYTES
+from workers.comfy.engine import EngineSilent
+from workers.comfy.http import MAX_ANSWER_BYTES, ComfyHttp
 from workers.comfy.http_engine import HttpEngine
 from workers.errors import EngineUnavailable, OutputFailed
+from workflows.json_weight import WEIGHT_OF_PART, weight
 
 pytestmark = pytest.mark.anyio
 
@@ -20,19 +23,28 @@ NAMES = (
 
 @pytest.fixture
 async def engine() -> AsyncIterator[HttpEngine]:
-    """An engine whose history of `large` exceeds the limit by one byte, and whose history of `small` does not.
+    """An engine whose history of `large` exceeds the limit by one byte, and that of `small` has just the most weight.
 
-    Its history of `wide` is in UTF-16.
+    Its history of `wide` is in UTF-16, that of `many` has too many lists, and that of `endless` never ends.
     """
 
     async def history(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name == "wide":
             return web.Response(body=json.dumps({name: {"status": {}}}).encode("utf-16"))
+        if name == "many":
+            lists = b"[" + b"[]," * (MAX_ANSWER_BYTES // WEIGHT_OF_PART) + b"0]"
+            return web.Response(body=b'{"many": {"status": {}, "outputs": {"1": {"x": ' + lists + b"}}}}")
+        if name == "endless":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.01)
         head = f'{{"{name}": {{"status": {{"completed": true}}, "outputs": {{"1": {{"text": ["'.encode()
         tail = b'"]}}}}'
-        size = MAX_ANSWER_BYTES + (1 if name == "large" else 0)
-        return web.Response(body=head + b"x" * (size - len(head) - len(tail)) + tail, content_type="application/json")
+        taken = len(head + tail) - 1 if name == "large" else weight(head + tail)
+        return web.Response(body=head + b"x" * (MAX_ANSWER_BYTES - taken) + tail, content_type="application/json")
 
     async def object_info(_: web.Request) -> web.Response:
         return web.Response(body=NAMES, content_type="application/json")
@@ -78,3 +90,17 @@ async def test_an_oversized_history_fails_the_job_and_not_the_worker(engine: Htt
     assert found.completed
     with pytest.raises(OutputFailed, match="32 MiB of text"):
         await engine.history("large")
+
+
+async def test_an_answer_of_too_many_lists_is_not_parsed(engine: HttpEngine) -> None:
+    """A history of 3 MiB that would take a hundred times as much in memory fails the job as a larger one does."""
+    with pytest.raises(OutputFailed, match="too many values"):
+        await engine.history("many")
+
+
+async def test_an_answer_that_does_not_end_is_given_up(engine: HttpEngine) -> None:
+    """An answer that keeps coming counts as none once its time has passed."""
+    http = ComfyHttp(engine.url, request_s=0.1)
+    with pytest.raises(EngineSilent):
+        await http.get_json("/history/endless")
+    await http.close()

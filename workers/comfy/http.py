@@ -18,9 +18,12 @@ TIMEOUT_S = 30.0
 """Seconds per read: a node that holds the GIL can delay ComfyUI's event loop."""
 CONNECT_TIMEOUT_S = 3.0
 CHUNK_BYTES = 1024 * 1024
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""Maximum JSON response, since a node may return any text and JSON takes six times its size in memory. It does not
-limit files."""
+REQUEST_S = 60.0
+"""Seconds for a whole request and its JSON response, which an engine could otherwise send byte by byte for ever. Files
+have no such limit."""
+MAX_ANSWER_BYTES = engine_json.MAX_WEIGHT
+"""Maximum bytes of a JSON response, since a node may return any text, and its maximum weight. Lists in lists take 70
+times their bytes of memory. It does not limit files."""
 
 
 _NO_LINES = {ord("\r"): "%0D", ord("\n"): "%0A"}
@@ -28,7 +31,7 @@ _NO_LINES = {ord("\r"): "%0D", ord("\n"): "%0A"}
 
 
 class AnswerTooLarge(EngineUnavailable):
-    """The engine answered with more than `MAX_ANSWER_BYTES` of JSON, or with a file larger than an output may be."""
+    """The engine answered with JSON of more bytes or weight than `MAX_ANSWER_BYTES`, or with too large a file."""
 
 
 UNIX = "unix:"
@@ -42,11 +45,13 @@ def socket_of(url: str) -> str | None:
 class ComfyHttp:
     """A thin client of ComfyUI's routes. `url` is `http://HOST:PORT` or `unix:PATH`.
 
-    Methods raise `EngineUnavailable` without a response, `EngineSilent` after a timeout.
+    Methods raise `EngineUnavailable` without a response, `EngineSilent` after a timeout. A request for JSON may take
+    `request_s` seconds in all.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, request_s: float = REQUEST_S) -> None:
         self.url = url.rstrip("/")
+        self._request_s = request_s
         self._base = self.url if socket_of(self.url) is None else "http://localhost"
         self._opened: aiohttp.ClientSession | None = None
 
@@ -58,7 +63,7 @@ class ComfyHttp:
             path = socket_of(self.url)
             self._opened = aiohttp.ClientSession(
                 connector=None if path is None else aiohttp.UnixConnector(path),
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=TIMEOUT_S),
+                timeout=_timeout(self._request_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._opened
@@ -79,7 +84,7 @@ class ComfyHttp:
             if response.status == 404:
                 return None
             response.raise_for_status()
-            answer = _parsed(await _content(response))
+            answer = await _parsed(response)
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"GET {path}: the answer is not a JSON object")
         return answer
@@ -97,16 +102,19 @@ class ComfyHttp:
             form.add_field("image", file, filename=name.translate(_NO_LINES))
             form.add_field("overwrite", "true")
             form.add_field("subfolder", subfolder)
-            return await self._posted("/upload/image", data=form)
+            return await self._posted("/upload/image", data=form, timeout=_timeout(None))
 
     async def _posted(self, path: str, **options: Any) -> tuple[int, Any]:
         async with _translated(f"POST {path}"), self._request("POST", path, **options) as response:
-            return response.status, _parsed(await _content(response))
+            return response.status, await _parsed(response)
 
     async def view(self, filename: str, subfolder: str, folder: str, path: Path, *, max_bytes: int = ANY_SIZE) -> int:
         """Download GET /view to a file in constant memory and return the status. Raises `AnswerTooLarge`."""
-        query = {"filename": filename, "subfolder": subfolder, "type": folder}
-        async with _translated("GET /view"), self._request("GET", "/view", params=query) as response:
+        options = {
+            "params": {"filename": filename, "subfolder": subfolder, "type": folder},
+            "timeout": _timeout(None),
+        }
+        async with _translated("GET /view"), self._request("GET", "/view", **options) as response:
             if response.status == 200:
                 with path.open("wb") as file:
                     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
@@ -131,13 +139,8 @@ class ComfyHttp:
             await self._opened.close()
 
 
-async def _content(response: aiohttp.ClientResponse) -> bytes:
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
-            raise AnswerTooLarge(f"{response.method} {response.url.path}: more than {MAX_ANSWER_BYTES} bytes")
-    return bytes(content)
+def _timeout(total_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, connect=CONNECT_TIMEOUT_S, sock_read=TIMEOUT_S)
 
 
 def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
@@ -147,10 +150,17 @@ def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
         return None
 
 
-def _parsed(content: bytes) -> Any:
-    """Parse JSON strictly; return the text if it is not JSON."""
+async def _parsed(response: aiohttp.ClientResponse) -> Any:
+    """Read a JSON response strictly; return the text if it is not JSON. Raises `AnswerTooLarge`."""
+    request, content = f"{response.method} {response.url.path}", bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            raise AnswerTooLarge(f"{request}: more than {MAX_ANSWER_BYTES} bytes")
     try:
-        return engine_json.parsed(content)
+        return engine_json.parsed(bytes(content))
+    except engine_json.TooHeavy as error:
+        raise AnswerTooLarge(f"{request}: too many values in the JSON: {error}") from error
     except (ValueError, RecursionError):
         return content.decode(errors="replace")
 
