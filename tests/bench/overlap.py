@@ -31,9 +31,9 @@ class TacitEngine(HttpEngine):
     """An engine whose socket does not report outputs of nodes."""
 
     @asynccontextmanager
-    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[tuple[Message, int]]]:
         async with super().connect(client_id) as messages:
-            yield (message async for message in messages if not isinstance(message, Executed))
+            yield (found async for found in messages if not isinstance(found[0], Executed))
 
 
 class TacitProcess(EngineProcess):

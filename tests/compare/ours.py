@@ -50,7 +50,7 @@ class RecordingEngine:
         raise PromptRefused(RECORDED)
 
     @asynccontextmanager
-    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[tuple[Message, int]]]:
         yield _Silence()
 
     async def interrupt(self, prompt_id: str) -> None: ...
@@ -91,10 +91,10 @@ class RecordingEngine:
 class _Silence:
     """A socket without messages."""
 
-    def __aiter__(self) -> AsyncIterator[Message]:
+    def __aiter__(self) -> AsyncIterator[tuple[Message, int]]:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> tuple[Message, int]:
         await asyncio.Event().wait()
         raise StopAsyncIteration
 

@@ -10,7 +10,10 @@ import pytest
 
 from tests.support.follower import ERROR, PICTURE, QUICK, Follower, completed, never, refused, simple
 from tests.support.scripted_comfy import Answer, ComfyState, Play, serving
+from tests.support.waiting import until
+from workers.comfy.execution import MOST_DELIVERED
 from workers.comfy.http import MAX_ANSWER_BYTES
+from workers.comfy.inbox import MAX_WEIGHT
 from workers.errors import (
     EngineUnavailable,
     NodeFailed,
@@ -18,7 +21,8 @@ from workers.errors import (
     PromptRefused,
     WorkerError,
 )
-from workflows.messages import Executing, Message, Preview, Progress
+from workflows.json_weight import WEIGHT_OF_PART
+from workflows.messages import MAX_FRAME_WEIGHT, Executing, Message, Preview, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -233,6 +237,73 @@ async def test_refusals_are_distinguished(answer: Answer, error: type[WorkerErro
     """A refusal by ComfyUI is the prompt's error, and a refusal by a proxy means that the engine is unavailable."""
     _, failure = await refused(never, error, ComfyState(answers=[answer]))
     assert failure.message
+
+
+async def test_pictures_wait_in_the_engine_while_the_consumer_is_busy() -> None:
+    """The socket is not read while the inbox is full, and no picture is lost."""
+    pictures = 12
+    frame = struct.pack(">II", 1, 2) + bytes(MAX_WEIGHT // 4)
+
+    async def script(play: Play) -> None:
+        await play.say("execution_start")
+        for _ in range(pictures):
+            await play.say_raw(frame)
+        await play.succeed({})
+
+    async with serving(script) as server:
+        follower = Follower(server.url)
+        inbox = follower.socket.inbox
+        waited: list[int] = []
+
+        async def be_busy(_: Message) -> None:
+            if not waited:
+                await until(lambda: inbox.is_full)
+                for _turn in range(100):  # turns in which an unlimited socket would be read on
+                    await asyncio.sleep(0)
+                waited.append(len(inbox))
+
+        await follower.follow(be_busy)
+    assert waited == [4]
+    assert len([message for message in follower.messages if isinstance(message, Preview)]) == pictures
+
+
+async def test_what_an_earlier_prompt_sends_does_not_wait_for_a_consumer() -> None:
+    """Pictures of other prompts are dropped at once, so that they cannot fill the inbox of a prompt to come."""
+
+    async def script(play: Play) -> None:
+        metadata = json.dumps({"node_id": "1", "prompt_id": "another", "image_type": "image/png"}).encode()
+        for _ in range(12):
+            await play.say_raw(struct.pack(">II", 4, len(metadata)) + metadata + bytes(MAX_WEIGHT // 4))
+        await play.succeed({})
+
+    follower = await completed(script)
+    assert not [message for message in follower.messages if isinstance(message, Preview)]
+
+
+async def test_nodes_that_are_remembered_are_limited() -> None:
+    """Of more nodes than a graph can have, the outputs come from history."""
+    last = f"n{MOST_DELIVERED}"
+
+    async def script(play: Play) -> None:
+        for number in range(MOST_DELIVERED + 2):
+            await play.say("executed", node=f"n{number}", output={})
+        await play.succeed({last: {"text": ["a"]}})
+
+    outputs = (await completed(script, policy=replace(QUICK, linger_s=10.0))).outputs()
+    assert len(outputs) == MOST_DELIVERED + 1
+    assert outputs[last] == {"text": ["a"]}
+
+
+async def test_a_message_with_too_many_values_is_not_parsed() -> None:
+    """A message whose lists weigh too much is dropped, and the output that it reports comes from history."""
+    many: dict[str, Any] = {"lists": [[]] * (MAX_FRAME_WEIGHT // WEIGHT_OF_PART)}
+
+    async def script(play: Play) -> None:
+        await play.say("executed", node="1", display_node="1", output={"text": ["a"], "more": many})
+        await play.say("executed", node="2", display_node="2", output={"text": ["b"]})
+        await play.succeed({"1": {"text": ["a"]}, "2": {"text": ["b"]}})
+
+    assert (await completed(script)).outputs() == {"2": {"text": ["b"]}, "1": {"text": ["a"]}}
 
 
 async def test_a_slow_consumer_does_not_block_the_socket() -> None:

@@ -64,7 +64,7 @@ class SimulatedEngine:
         return {}
 
     @asynccontextmanager
-    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[tuple[Message, int]]]:
         self._check()
         socket: asyncio.Queue[Message | None] = asyncio.Queue()
         self._sockets[client_id] = socket
@@ -258,9 +258,9 @@ def _file(name: str) -> dict[str, str]:
     return {"filename": name, "subfolder": "", "type": "output"}
 
 
-async def _messages(socket: "asyncio.Queue[Message | None]") -> AsyncIterator[Message]:
+async def _messages(socket: "asyncio.Queue[Message | None]") -> AsyncIterator[tuple[Message, int]]:
     while (message := await socket.get()) is not None:
-        yield message
+        yield message, 1
 
 
 _ANY: dict[str, Any] = {"input": {}, "output": ["*"], "output_node": False}

@@ -11,6 +11,7 @@ from tests.support.scripted_comfy import ComfyState, Play, Script, serving
 from workers.comfy.engine import Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.socket import PromptSocket
 from workers.errors import (
     WorkerError,
 )
@@ -46,7 +47,8 @@ class Follower:
         self.engine = HttpEngine(url)
         graph = {"1": {"class_type": "A", "inputs": {}}}
         self.prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph, is_strict=is_strict)
-        self.execution = Execution(self.engine, self.prompt, policy)
+        self.socket = PromptSocket(self.engine, self.prompt.client_id, policy)
+        self.execution = Execution(self.engine, self.prompt, policy, self.socket)
         self.messages: list[Message] = []
 
     async def follow(self, then: Callable[[Message], Awaitable[None] | None] = lambda _: None) -> None:

@@ -116,8 +116,11 @@ class ComfyEngine(Protocol):
         """
         ...
 
-    def connect(self, client_id: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
-        """Open a WebSocket that is read without pause; the iterator ends when the socket closes."""
+    def connect(self, client_id: str) -> AbstractAsyncContextManager[AsyncIterator[tuple[Message, int]]]:
+        """Open a WebSocket: its messages, each with the weight of its frame, to the end of the socket.
+
+        The engine waits while the iterator is not read.
+        """
         ...
 
     async def interrupt(self, prompt_id: str) -> None:

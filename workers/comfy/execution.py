@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+MOST_DELIVERED = 10_000
+"""Nodes whose outputs are delivered by messages. A node's code can report outputs of any number of others."""
+
 
 class Execution:
     """Iterate once, in `contextlib.aclosing`, which closes the socket.
@@ -67,6 +70,7 @@ class Execution:
         self._poll = PromptPoll(engine, prompt.prompt_id, self._policy)
         self._socket = socket or PromptSocket(engine, prompt.client_id, self._policy)
         self._inbox = self._socket.inbox
+        self._inbox.prompt_id = prompt.prompt_id
         self._is_submitted = False
         self._cancelled_at: float | None = None
         self._patience: asyncio.Timeout | None = None
@@ -109,6 +113,7 @@ class Execution:
             if failure is None:
                 async for message in self._last_messages():
                     yield message
+            await self._socket.close()  # so that what is left over is finite
             for message in self._left_over():
                 yield message
         finally:
@@ -171,7 +176,8 @@ class Execution:
         self._heard_at = _now()
         match message:
             case Executed(node=node):
-                if node in self._delivered:
+                # What is left out here is in the history, whose size is limited.
+                if node in self._delivered or len(self._delivered) >= MOST_DELIVERED:
                     return False
                 self._delivered.add(node)
             case Executing(node=str(node)):
@@ -198,10 +204,15 @@ class Execution:
         """Yield messages up to the one that ends the prompt, or until `linger_s` is over."""
         # History may show the end before the socket's last messages arrive.
         deadline = _now() + self._policy.linger_s
-        while self._socket.is_connected and not self._has_ended and _now() < deadline:
+        while self._socket.is_connected and not self._has_ended and (self._has_backlog or _now() < deadline):
             message = await self._inbox.get(deadline - _now())
             if message is not None and self._is_news(message):
                 yield message
+
+    @property
+    def _has_backlog(self) -> bool:
+        """Whether messages wait that are to be delivered, behind which the socket may hold others."""
+        return bool(len(self._inbox)) and self._cancelled_at is None
 
     def _left_over(self) -> Iterator[Message]:
         """Yield the messages left in the inbox, then outputs of the history whose message was missed."""

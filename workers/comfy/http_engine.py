@@ -17,6 +17,7 @@ from workers.comfy.http import MAX_ANSWER_BYTES, AnswerTooLarge, ComfyHttp, sock
 from workers.comfy.refusals import node_errors_of, refusal
 from workers.errors import EngineUnavailable, OutputFailed, PromptRefused
 from workflows.declarations import ADDED_INSIDE
+from workflows.json_weight import weight
 from workflows.messages import Message, decode_binary, decode_pair, decode_text, is_id
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ PONG_TIMEOUT_S = 120.0
 """Seconds for a pong, since ComfyUI's event loop can be blocked while a model loads."""
 CLOSE_TIMEOUT_S = 1.0
 """Seconds for the peer's part of the closing handshake, which a half-open socket never sends."""
+MAX_QUEUE = 1
+"""Frames beyond which the library stops reading, since each may have `MAX_ANSWER_BYTES`. Its default is 16."""
 
 WITHDRAW_TRIES = 20
 WITHDRAW_EVERY_S = 0.25
@@ -73,7 +76,9 @@ class HttpEngine:
         except AnswerTooLarge as error:  # too many node_errors, whether the prompt was accepted or not
             await self._withdraw(prompt_id)
             most = MAX_ANSWER_BYTES // 1024**2
-            raise PromptRefused(f"what ComfyUI finds wrong with the graph has more than {most} MiB") from error
+            raise PromptRefused(
+                f"what ComfyUI finds wrong with the graph has more than {most} MiB, or too many values"
+            ) from error
         except EngineUnavailable as error:
             if await self._is_known(prompt_id):  # posted again, it would run twice
                 return None
@@ -94,7 +99,7 @@ class HttpEngine:
         logger.warning("the accepted part of the refused prompt %s still runs", prompt_id)
 
     @asynccontextmanager
-    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[tuple[Message, int]]]:
         socket = await self._open_socket(f"/ws?clientId={client_id}")
         try:
             yield _messages(socket)
@@ -104,6 +109,7 @@ class HttpEngine:
     async def _open_socket(self, path: str) -> ClientConnection:
         options: dict[str, Any] = {
             "max_size": MAX_ANSWER_BYTES,  # a larger message closes the socket; the history has its content
+            "max_queue": MAX_QUEUE,
             "compression": None,
             "proxy": None,  # by default the environment's
             "ping_interval": PING_INTERVAL_S,
@@ -131,7 +137,9 @@ class HttpEngine:
             entry = (await self._http.get_json(f"/history/{prompt_id}")).get(prompt_id)
         except AnswerTooLarge as error:
             most = MAX_ANSWER_BYTES // 1024**2
-            raise OutputFailed(f"the nodes' results have more than {most} MiB of text in all") from error
+            raise OutputFailed(
+                f"the nodes' results have more than {most} MiB of text in all, or too many values"
+            ) from error
         if not isinstance(entry, dict) or not isinstance(entry.get("status"), dict):
             return None
         status, outputs = entry["status"], _mapping(entry.get("outputs"))
@@ -205,9 +213,12 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-async def _messages(socket: ClientConnection) -> AsyncIterator[Message]:
+async def _messages(socket: ClientConnection) -> AsyncIterator[tuple[Message, int]]:
     try:
         async for frame in socket:
-            yield decode_text(frame) if isinstance(frame, str) else decode_binary(frame)
+            if isinstance(frame, str):
+                yield decode_text(frame), weight(frame)
+            else:
+                yield decode_binary(frame), len(frame)
     except ConnectionClosed:
         return

@@ -34,7 +34,7 @@ class NodeTimes:
     def note(self, message: Message, now: float) -> None:
         match message:
             case ExecutionCached(nodes=nodes):
-                self._cached.update(nodes[:MOST_WATCHED])
+                self._cached.update(nodes[: MOST_WATCHED - len(self._cached)])
             case Executing(node=node):
                 self._end(now)
                 self._running = None if node is None else (node, now)

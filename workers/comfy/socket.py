@@ -1,4 +1,4 @@
-"""`PromptSocket`: reads ComfyUI's WebSocket for one prompt without pause, and reconnects."""
+"""`PromptSocket`: reads ComfyUI's WebSocket for one prompt while the inbox has room, and reconnects."""
 
 import asyncio
 import logging
@@ -49,9 +49,10 @@ class PromptSocket:
                 async with self._engine.connect(self.client_id) as messages:
                     self._connected.set()
                     delay_s = self._policy.reconnect_s
-                    async for message in messages:
+                    async for message, weight in messages:
                         self.times.note(message, asyncio.get_running_loop().time())
-                        self.inbox.put(message)
+                        self.inbox.put(message, weight)
+                        await self.inbox.room()
             except EngineUnavailable as error:
                 logger.debug("%s", error)
             # Messages may have been lost with the socket, so history is polled at once.

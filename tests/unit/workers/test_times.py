@@ -1,6 +1,6 @@
 """The times of nodes by ComfyUI's messages, and those of an engine."""
 
-from workers.comfy.node_times import MOST_NODES, NodeTimes
+from workers.comfy.node_times import MOST_NODES, MOST_WATCHED, NodeTimes
 from workers.engine_time import EngineTime, Phases
 from workflows.messages import Executing, ExecutionCached, ExecutionSuccess, Message
 
@@ -45,6 +45,14 @@ def test_only_the_slowest_nodes_are_kept() -> None:
     nodes, left_out = noted(*messages, (1e6, executing(None))).slowest(CLASSES.get)
     assert [node.node_id for node in nodes] == [str(number) for number in range(2 * MOST_NODES, 3 * MOST_NODES)]
     assert left_out == 2 * MOST_NODES
+
+
+def test_cached_nodes_that_are_remembered_are_limited() -> None:
+    """Messages that name other cached nodes each time add no more than the limit."""
+    ids = [str(number) for number in range(2 * MOST_WATCHED)]
+    halves = [ExecutionCached("p", tuple(ids[:MOST_WATCHED])), ExecutionCached("p", tuple(ids[MOST_WATCHED:]))]
+    nodes, left_out = noted(*((0.0, half) for half in halves)).slowest(CLASSES.get)
+    assert len(nodes) + left_out == MOST_WATCHED
 
 
 def test_an_engine_computes_or_waits() -> None:
