@@ -14,6 +14,7 @@ from storage.jobs.models import InputFile
 from storage.jobs.record import Status
 from tests.support.scripted_comfy import Answer, Play, serving
 from tests.support.stage import BrokenFiles, ForgetfulFiles, MoodyStore, Stage, paint, painted, painting, stage
+from tests.support.waiting import until
 from tests.support.workbench import quick_policy
 from workers.outputs.uploads import UploadPolicy
 
@@ -59,6 +60,33 @@ async def test_pictures_from_the_socket_are_outputs_of_their_node(tmp_path: Path
         bodies = [(await on.objects.get(output.key)).body for output in record.outputs]
     assert [output.filename for output in record.outputs] == ["websocket_2_0001.png", "websocket_2_0002.png"]
     assert bodies == [b"one", b"two"]
+
+
+async def test_values_wait_on_disk_for_a_slow_bucket(tmp_path: Path) -> None:
+    """Pictures and texts that come in messages are in files while the bucket takes no upload, however many."""
+    picture, text, number = b"picture" * 1000, "text", 2 * UploadPolicy().parallel
+
+    async def script(play: Play) -> None:
+        await play.say("execution_start")
+        await play.say("executing", node="2", display_node="2")
+        for _ in range(number):
+            await play.say_raw(struct.pack(">II", 1, 2) + picture)
+        await play.say("executed", node="1", display_node="1", output={"text": [text] * number})
+        await play.succeed({"1": {"text": [text] * number}})
+
+    async with stage(tmp_path, script) as on:
+        on.objects.held["upload_file"] = asyncio.Event()
+        running = asyncio.create_task(on.run(await on.claimed()))
+
+        def written() -> list[bytes]:
+            return [path.read_bytes() for path in tmp_path.rglob("inline-*")]
+
+        await until(lambda: len(written()) == 2 * number and all(written()))
+        assert sorted(written()) == sorted([picture, text.encode()] * number)
+        on.objects.held["upload_file"].set()
+        record = (await running).stored.record
+    assert (record.status, len(record.outputs)) == (Status.COMPLETED, 2 * number)
+    assert not list(tmp_path.rglob("inline-*"))
 
 
 @pytest.mark.parametrize("operation", ["upload_file", "conclude"])

@@ -3,8 +3,9 @@
 Several files are uploaded at once, each while it is hashed and measured.
 
 An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
-soon as every output was fetched. Values and pictures that come in messages are written there too. Outputs are listed in
-the order in which their nodes finished, then in each node's own order.
+soon as every output was fetched. Values and pictures that come in messages are written there too, before the next
+message is taken, so that none of them waits in memory for the bucket. Outputs are listed in the order in which their
+nodes finished, then in each node's own order.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from storage.bucket.objects import ObjectStore
 from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
 from storage.errors import FileChanged, StorageError
-from storage.jobs.models import Output
+from storage.jobs.models import Output, OutputType
 from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.disk import writing
@@ -71,6 +72,16 @@ class _Named:
     is_preview: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What is known of a value whose bytes are in a file. `text` is repeated in the record."""
+
+    type: OutputType
+    content_type: str
+    size: int
+    text: str | None
+
+
 class OutputUploads:
     """The outputs of the record's current attempt, under keys distinct from every other attempt's."""
 
@@ -103,7 +114,7 @@ class OutputUploads:
                 if source in graph.nodes and graph.nodes[source].class_type == SOCKET_OUTPUT_CLASS:
                     self._pictures[source] += 1
                     name = f"websocket_{source}_{self._pictures[source]:04d}.{image_type}"
-                    self._add_inline(source, InlineOutput(name, "image", f"image/{image_type}", data))
+                    await self._add_inline(source, InlineOutput(name, "image", f"image/{image_type}", data))
 
     async def add(self, executed: Executed) -> bool:
         """Start the uploads of a node's outputs and return whether they include files."""
@@ -115,7 +126,7 @@ class OutputUploads:
                 self._add_file(executed.node, found)
                 has_files = True
             else:
-                self._add_inline(executed.node, found)
+                await self._add_inline(executed.node, found)
         return has_files
 
     def finished(self) -> tuple[Output, ...]:
@@ -167,10 +178,16 @@ class OutputUploads:
         else:
             self._start(_listed_for(node_id, shared))
 
-    def _add_inline(self, node_id: str, found: InlineOutput) -> None:
+    async def _add_inline(self, node_id: str, found: InlineOutput) -> None:
+        """Write a value to the private folder and start its upload. A failure to write is raised by `all`."""
         self._check_number()
         named = _Named(len(self._uploads), self._names.take(found.filename))
-        self._start(self._inline(node_id, found, named, is_repeated=self._is_repeated(found)))
+        text = found.body.decode() if self._is_repeated(found) else None
+        written = asyncio.create_task(self._written(found, named))
+        self._fetches.append(written)
+        value = _Value(found.type, found.content_type, len(found.body), text)
+        self._start(self._inline(node_id, value, named, written))
+        await asyncio.wait({written})
 
     def _is_repeated(self, found: InlineOutput) -> bool:
         """Whether the record repeats this text; if so, it uses up a part of the total."""
@@ -208,16 +225,18 @@ class OutputUploads:
                 raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
             return await self._store(node_id, path, named, size)
 
-    async def _inline(self, node_id: str, found: InlineOutput, named: _Named, *, is_repeated: bool) -> Output:
+    async def _written(self, found: InlineOutput, named: _Named) -> Path:
+        path = self._own_folder() / f"inline-{named.position}"
+        with writing(f"the output {named.filename!r}"):
+            path.write_bytes(found.body)
+        return path
+
+    async def _inline(self, node_id: str, value: _Value, named: _Named, written: asyncio.Task[Path]) -> Output:
+        path = await written
         async with self._storing:
-            path = self._own_folder() / f"inline-{named.position}"
-            try:
-                with writing(f"the output {named.filename!r}"):
-                    path.write_bytes(found.body)
-                output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
-            finally:
-                path.unlink(missing_ok=True)
-        return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
+            output = await self._store(node_id, path, named, value.size, content_type=value.content_type)
+        path.unlink()  # a job may have many, and the disk is the engine's too
+        return output.model_copy(update={"type": value.type, "text": value.text})
 
     def _own_folder(self) -> Path:
         """Return the folder of these outputs, which `close` removes. Raises `WorkerDiskFull`."""
