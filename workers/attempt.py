@@ -135,6 +135,11 @@ class Attempt:
         self._gpu_idle_s: float | None = None
 
     @property
+    def has_timed_out(self) -> bool:
+        """Whether the job's timeout passed while the engine had its prompt."""
+        return isinstance(self._failure, JobTimedOut) and self.is_submitted.is_set()
+
+    @property
     def met_full_disk(self) -> bool:
         """Whether the attempt failed because the worker's disk took no more bytes."""
         return isinstance(self._failure, WorkerDiskFull)

@@ -32,6 +32,8 @@ from workers.publisher import Publisher, WorkerIdentity
 
 logger = logging.getLogger(__name__)
 
+MOST_TIMEOUTS = 2
+"""Jobs in a row that run into their timeouts before their engine is restarted: it may be at fault."""
 RETRY_S = 1.0
 """Seconds to wait after the bucket or the engine failed, or while the disk is full."""
 
@@ -57,6 +59,8 @@ class WorkerLoop:
         self._publisher = Publisher(identity, host, stores)
         self._on_ready = on_ready
         self._executing: JobRecord | None = None
+        self._timeouts = 0
+        """Jobs in a row that ran into their timeouts on this engine."""
         self._conclusions = Conclusions(self._overlap.concluding)
         self._lookahead = Lookahead(
             identity.pool,
@@ -299,10 +303,12 @@ class WorkerLoop:
             self._disk.note_refusal()
 
     async def _replace_suspect_engine(self, attempt: Attempt) -> None:
-        if attempt.engine_suspect:
+        self._timeouts = self._timeouts + 1 if attempt.has_timed_out else 0
+        if attempt.engine_suspect or self._timeouts >= MOST_TIMEOUTS:
             await self._restart_engine()
 
     async def _restart_engine(self) -> None:
+        self._timeouts = 0
         self._host.log.close_section()
         await self._host.restart()
         await self._engine_is_ready()

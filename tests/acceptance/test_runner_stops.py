@@ -64,6 +64,17 @@ async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
     assert record.error_detail.code == "timeout"
 
 
+async def test_an_engine_whose_jobs_time_out_in_a_row_is_replaced(bench: Bench) -> None:
+    """The engine is restarted after two jobs in a row have timed out on it, and not if one between them has ended."""
+    endless, short = {"1": EMPTY, "2": slow(600), "3": saved("2")}, {"1": EMPTY, "2": saved()}
+    engines = []
+    for graph in (short, endless, short, endless, endless):
+        await bench.run(graph, timeout_s=1 if graph is endless else 60)
+        engines.append(bench.host.pid)
+    assert engines[:4] == engines[:1] * 4
+    assert engines[4] not in (engines[0], None)
+
+
 async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
     """An attempt does not change the record after another attempt has taken over the job."""
     record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
