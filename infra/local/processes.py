@@ -23,6 +23,7 @@ from infra.compose.stores import open_stores
 from infra.local.children import Readiness, announce, stop_on_signals, stop_with_parent
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
+from infra.memory import bound_malloc, keep_trimmed
 from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings, format_errors, unknown_variables
 from storage.bucket.clock_skew import require_right_clock, warn_of_wrong_clock
@@ -42,7 +43,7 @@ async def serve_worker(settings: Settings) -> int:
     from workers.comfy.host import RunningEngine
 
     stop = await stop_requested(settings)
-    async with local_stores(settings) as stores:
+    async with local_stores(settings) as stores, in_background(keep_trimmed()):
         engine = engine_host(settings, engine_environment())
         host = warm(settings, engine)
         worker = worker_loop(
@@ -167,7 +168,9 @@ _SERVED: dict[str, Callable[[Settings], Coroutine[Any, Any, int | None]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("process", choices=sorted(_SERVED))
-    return run(_SERVED[parser.parse_args().process])
+    process = parser.parse_args().process
+    bound_malloc()  # before the first thread, since existing arenas stay
+    return run(_SERVED[process])
 
 
 if __name__ == "__main__":

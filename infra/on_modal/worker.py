@@ -27,6 +27,7 @@ from infra.compose.worker import (
 from infra.gpus import MODAL_USD_PER_S
 from infra.image import MODELS
 from infra.logs import configure_logging
+from infra.memory import bound_malloc
 from infra.on_modal.adapters import ModalSignal, modal_launcher
 from infra.on_modal.watched_snapshot import watched_snapshot
 from infra.secrecy import keep_secrets
@@ -67,6 +68,7 @@ class TicketWorker:
     """
 
     def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None, *, ticket_s: float) -> None:
+        bound_malloc()  # before the first thread, since existing arenas stay
         self.is_broken = False
         """Whether this container must be replaced."""
         self._pool = pool
