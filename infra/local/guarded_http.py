@@ -5,8 +5,8 @@ heads, but neither bounds idle connections, answers that are not read, or the fr
 
 When more than `max_waiting` connections are idle, this protocol closes the oldest, so that silent clients cannot
 exhaust the connections. A client that was answered before its whole body arrived (with 401, for example) has `head_s`
-seconds to finish sending. If the rest of the body is long, it is discarded without parsing, and the connection takes no
-further request.
+seconds to finish sending. If the rest of the body is long, or the body was refused, the rest is discarded without
+parsing, and the connection takes no further request.
 
 A client that does not read its answers holds memory in this process and in the kernel. The kernel's send buffer is
 therefore small, and a connection that takes less than `min_read_bytes` in `write_s` is reset. Until then it counts as
@@ -53,7 +53,7 @@ class HeadLimits:
     """Limit for a head, and for the part of a chunked body's framing that exceeds the size of its data."""
     max_head_fields: int = 100
     """Limit for the fields of a head, and for the trailer fields of a chunked body."""
-    max_small_chunks: int = 1_024
+    max_small_chunks: int = 4_096
     """Limit for the chunks of a body that exceed one for each `min_chunk_bytes` of its data. One chunk of each read
     does not count, so that a client may send small chunks one by one."""
     min_chunk_bytes: int = 64
@@ -256,14 +256,19 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         # Closing at once would reset the connection, and a client that still sends might never read its answer.
         if self.cycle.response_complete:  # otherwise a pipelined request has begun
-            if self.cycle.more_body and self._rest is None:
-                self._unread_bytes = 0
-                self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
+            if self.cycle.more_body:
+                self._await_rest()
             self._await_client()
+
+    def _await_rest(self) -> None:
+        if self._rest is None:
+            self._unread_bytes = 0
+            self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
 
     def _discard_rest(self) -> None:
         """Take no further request, and discard what arrives until the client closes the connection or `_rest` does."""
         self._is_done = True
+        self._await_rest()
         self._unset_keepalive_if_required()
         if not self.transport.is_closing():
             self.transport.write_eof()  # the client learns that the connection takes no further request
@@ -333,11 +338,15 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         in_head, self._is_done = self._timer is not None, True
         self._await_no_more()
-        if self._may_answer(in_head=in_head):
+        may_answer = self._may_answer(in_head=in_head)
+        if may_answer:
             body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'
             head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
-        self.transport.close()
+        if may_answer and not in_head:  # closing at once could reset the connection before the client reads the answer
+            self._discard_rest()
+        else:
+            self.transport.close()
         self._await_client()
 
     def _may_answer(self, *, in_head: bool) -> bool:
@@ -346,5 +355,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if in_head or self.pipeline or self.cycle.response_started:
             return False
         self.cycle.disconnected = True  # discards the application's own answer, which would come second
+        self.cycle.response_complete = True  # uvicorn's shutdown does not wait for it either
         self.cycle.message_event.set()
         return True
