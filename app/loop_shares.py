@@ -168,7 +168,10 @@ class Metered(Coroutine[Any, None, T]):
 
     def throw(self, *failure: Any) -> Any:
         # Not put off: a cancellation must not wait for other steps of the group.
-        return self._charged(self._work.throw, *failure)
+        try:
+            return self._charged(self._work.throw, *failure)
+        finally:
+            del failure  # see _charged
 
     def close(self) -> None:
         self._work.close()
@@ -189,6 +192,9 @@ class Metered(Coroutine[Any, None, T]):
             return step(*given)
         finally:
             self._shares.charge(self._group, self._shares.now() - started)
+            # The traceback of a thrown exception refers to this frame. In a cycle, all that its frames hold, such as
+            # the records of a cancelled wait, would stay in memory until a full garbage collection.
+            del given
 
 
 async def metered(shares: LoopShares, group: str, work: Awaitable[T]) -> T:

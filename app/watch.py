@@ -164,6 +164,9 @@ class Poll(Generic[T]):
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        # The traceback of the task's error refers to this poll. In a cycle, its state would stay in memory until a full
+        # garbage collection, which an idle process does not make.
+        del self._task
 
     async def _run(self) -> None:
         if self._watched.topic is None:

@@ -100,6 +100,27 @@ async def test_a_wait_ends_when_its_client_disconnects(memory_api: Api, kind: st
     assert memory_api.app.state.context.watch._polls == memory_api.app.state.context.batch_watch._polls == {}
 
 
+@pytest.mark.parametrize("is_left", [True, False], ids=["the client disconnects", "the job ends"])
+async def test_what_a_wait_held_is_freed_at_its_end(memory_api: Api, is_left: bool) -> None:
+    """After a wait its record is in no cycle of references: an idle process makes no full garbage collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        job_id = (await submit(memory_api))["job_id"]
+        async with abandonable(memory_api, *[get(f"/v1/jobs/{job_id}?wait=60")] * 3) as connections:
+            await until(lambda: waiters(memory_api) == 3)
+            records = memory_api.stores.jobs._in_use
+            assert len(records) == 1
+            for connection in connections if is_left else ():
+                connection.close()
+            if not is_left:
+                await work(memory_api)
+            await until(lambda: waiters(memory_api) == 0)
+            await until(lambda: len(records) == 0)
+    finally:
+        gc.enable()
+
+
 async def test_a_long_poll_returns_when_the_job_ends(memory_api: Api) -> None:
     """Long polls return when the job ends, and 200 of them share one read of the bucket."""
     accepted = await submit(memory_api)
