@@ -267,19 +267,6 @@ async def test_pictures_wait_in_the_engine_while_the_consumer_is_busy() -> None:
     assert len([message for message in follower.messages if isinstance(message, Preview)]) == pictures
 
 
-async def test_what_an_earlier_prompt_sends_does_not_wait_for_a_consumer() -> None:
-    """Pictures of other prompts are dropped at once, so that they cannot fill the inbox of a prompt to come."""
-
-    async def script(play: Play) -> None:
-        metadata = json.dumps({"node_id": "1", "prompt_id": "another", "image_type": "image/png"}).encode()
-        for _ in range(12):
-            await play.say_raw(struct.pack(">II", 4, len(metadata)) + metadata + bytes(MAX_WEIGHT // 4))
-        await play.succeed({})
-
-    follower = await completed(script)
-    assert not [message for message in follower.messages if isinstance(message, Preview)]
-
-
 async def test_nodes_that_are_remembered_are_limited() -> None:
     """Of more nodes than a graph can have, the outputs come from history."""
     last = f"n{MOST_DELIVERED}"
