@@ -18,7 +18,7 @@ WorkerError
 ├── StagingFailed           an input could not be put into ComfyUI's input folder
 ├── OutputFailed            an output could not be read, or not be stored
 ├── WorkerDiskFull          an input or an output did not fit on the worker's disk
-└── StorageFailed           the bucket failed for longer than a worker waits
+└── StorageFailed           the bucket failed or refused for longer than a worker waits
 """
 
 from collections.abc import Mapping

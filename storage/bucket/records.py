@@ -1,6 +1,6 @@
 """Stored JSON records: their base class, and conditional writes.
 
-Loops repeat a write while other writers are first, or while the bucket is unavailable.
+Loops repeat a write while other writers are first, or while the bucket is unavailable or refuses it.
 
 A record's body carries a nonce, so that the store recognises its own write after a lost response.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from storage.bucket.objects import ObjectStore
-from storage.errors import PreconditionFailed, RecordUnreadable, StorageUnavailable
+from storage.errors import PreconditionFailed, RecordUnreadable, StorageRefused, StorageUnavailable
 
 CAS_ATTEMPTS = 20
 """Lost races after which a writer gives up, because the record changes faster than the bucket can be written."""
@@ -22,7 +22,7 @@ FIRST_BACKOFF_S = 0.02
 MAX_BACKOFF_S = 0.5
 """The delay after a lost race is random, up to a bound that doubles from the first to the second of these."""
 RETRY_FOR_S = 120.0
-"""Seconds for which a worker repeats a write while the bucket is unavailable, so that a GPU's results are not lost."""
+"""Seconds for which a worker repeats what the bucket refuses or does not answer, so that no GPU's results are lost."""
 
 LONGEST_ENGINE_TEXT = 512
 
@@ -92,10 +92,15 @@ async def compare_and_swap(
 
 
 async def retry_while_unavailable(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat `call` with backoff while the bucket is unavailable; raise the last `StorageUnavailable` in the end."""
+    """Repeat `call` with backoff while the bucket is unavailable or refuses it.
+
+    Raises the last `StorageUnavailable` or `StorageRefused` after `RETRY_FOR_S`.
+    """
     import stamina  # workers alone retry
 
-    async for attempt in stamina.retry_context(on=StorageUnavailable, attempts=None, timeout=RETRY_FOR_S):
+    # A refusal may be short too: of a quota that is reached, or of a policy or a key that is being changed.
+    repeated = (StorageUnavailable, StorageRefused)
+    async for attempt in stamina.retry_context(on=repeated, attempts=None, timeout=RETRY_FOR_S):
         with attempt:
             return await call()
     raise AssertionError("retry_context returns or raises")  # pragma: no cover

@@ -6,7 +6,7 @@ import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.errors import StorageUnavailable
+from storage.errors import StorageError, StorageRefused, StorageUnavailable
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import InputFile
 from tests.support.api_server import PNG
@@ -18,23 +18,27 @@ pytestmark = pytest.mark.anyio
 class Faulty(MemoryObjectStore):
     """Answers the first downloads with these faults: an error, or other bytes."""
 
-    def __init__(self, clock: ManualClock, *faults: bytes | None) -> None:
+    def __init__(self, clock: ManualClock, *faults: bytes | StorageError) -> None:
         super().__init__(clock)
         self._faults = list(faults)
 
     async def download_file(self, key: str, path: Path) -> None:
         if not self._faults:
             await super().download_file(key, path)
-        elif (fault := self._faults.pop(0)) is None:
-            raise StorageUnavailable("500")
+        elif isinstance(fault := self._faults.pop(0), StorageError):
+            raise fault
         else:
             path.write_bytes(fault)
 
 
 @pytest.mark.parametrize(
-    "faults", [(None, None), (b"<html>", PNG[:20])], ids=["no answer", "an answer of something else, and half of one"]
+    "faults",
+    [(StorageUnavailable("500"),) * 2, (StorageRefused("403"),) * 2, (b"<html>", PNG[:20])],
+    ids=["no answer", "a short refusal", "an answer of something else, and half of one"],
 )
-async def test_a_download_is_repeated(clock: ManualClock, tmp_path: Path, faults: tuple[bytes | None, ...]) -> None:
+async def test_a_download_is_repeated(
+    clock: ManualClock, tmp_path: Path, faults: tuple[bytes | StorageError, ...]
+) -> None:
     """Neither a failed download nor one of another size uses up an attempt or makes the file a broken one."""
     objects = Faulty(clock, *faults)
     await objects.put("a", PNG)

@@ -10,6 +10,7 @@ import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
+from storage.errors import StorageRefused
 from tests.support.records import a_job
 from tests.support.workbench import workbench
 from workers.outputs.media import sha256_of
@@ -44,6 +45,20 @@ class WatchedStore(MemoryObjectStore):
         self.running -= 1
 
 
+class RefusingStore(MemoryObjectStore):
+    """Refuses the first two uploads of files, as a bucket whose quota is reached."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.refusals = 2
+
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StorageRefused("the bucket refuses this client: QuotaExceeded")
+        await super().upload_file(key, path, content_type=content_type, size=size)
+
+
 def _comes_to_hashing() -> bool:
     """Returns whether a thread computes a hash of a file soon."""
     deadline = time.monotonic() + LIMIT_S
@@ -64,7 +79,7 @@ def _is_hashing() -> bool:
     return False
 
 
-async def _upload(folder: Path, store: WatchedStore, files: dict[str, int]) -> int:
+async def _upload(folder: Path, store: MemoryObjectStore, files: dict[str, int]) -> int:
     """Uploads sparse files of these sizes, and returns the number of outputs."""
     async with workbench(folder) as bench:
         uploads = OutputUploads(bench.host.engine, store, a_job(attempt=1), UploadPolicy())
@@ -90,3 +105,10 @@ async def test_several_outputs_are_uploaded_at_once(tmp_path: Path) -> None:
     store = WatchedStore()
     assert await _upload(tmp_path, store, {f"{number}.bin": 10 for number in range(FILES)}) == FILES
     assert UploadPolicy().parallel == 8
+
+
+async def test_a_refused_upload_is_repeated(tmp_path: Path) -> None:
+    """A short refusal by the bucket uses up no attempt of a job that has run."""
+    store = RefusingStore()
+    assert await _upload(tmp_path, store, {"a.bin": 10}) == 1
+    assert (store.refusals, len(store.contents())) == (0, 1)
