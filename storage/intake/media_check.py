@@ -154,7 +154,7 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
 
     None means that the probe must examine it: the header is expensive, or a JPEG has several images of different sizes.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with path.open("rb") as file, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         if not has_light_header(file, kind):
@@ -171,6 +171,8 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
                     picture.verify()
         except Image.DecompressionBombError as error:
             raise FileRefused(str(error)) from error
+        except UnidentifiedImageError as error:  # whose message has the object that it was read from
+            raise FileRefused(f"cannot be read as {kind}: its header is broken") from error
         except Exception as error:  # parsers raise arbitrary errors on untrusted files
             raise FileRefused(f"cannot be read as {kind}: {error}") from error
     limits.check(extent, f"image/{kind.lower()}")

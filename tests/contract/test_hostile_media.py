@@ -417,6 +417,15 @@ async def test_a_costly_header_is_read_in_a_probe(tmp_path: Path, name: str) -> 
     assert await checking in ("image/png", "image/jpeg")
 
 
+async def test_a_broken_header_is_refused_in_plain_words(tmp_path: Path) -> None:
+    """The refusal of a picture whose header is broken names no object of the process."""
+    broken = bytearray(png(8, 8))
+    broken[29] ^= 1  # in the checksum of its first chunk
+    with pytest.raises(FileRefused) as refused:
+        await checked(tmp_path, bytes(broken))
+    assert str(refused.value) == "cannot be read as PNG: its header is broken"
+
+
 async def test_a_broken_chunk_among_many_is_refused(tmp_path: Path) -> None:
     """The probe compares the checksums of all chunks."""
     with pytest.raises(FileRefused):
