@@ -23,7 +23,7 @@ from app.comfy_v2.middleware import ComfyV2Middleware
 from app.loop_shares import LoopShares
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware, LoopShareMiddleware
 from app.openapi import OPERATIONS
-from app.problems import Problem, of_os_error, of_storage, outcome_unknown
+from app.problems import Problem, of_os_error, of_storage
 from app.services import Services
 from app.shared import SharedReads
 from app.streams.feeds import Feeds
@@ -35,7 +35,7 @@ from app.ui.routing import MOST_PAGES
 from app.ui.sessions import Sessions
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
-from storage.errors import StorageError, StorageUnavailable
+from storage.errors import StorageError
 from storage.jobs.feed import JobFeed
 from storage.stores import Stores
 
@@ -151,10 +151,7 @@ async def _on_problem(_: Request, problem: Problem) -> Response:
 
 
 async def _on_storage_error(request: Request, error: StorageError) -> Response:
-    # After a write whose response was lost, "unavailable" would wrongly promise that nothing happened.
-    if isinstance(error, StorageUnavailable) and request.state.budget.may_have_written:
-        return outcome_unknown().response()
-    return of_storage(error).response()
+    return of_storage(error, may_have_written=request.state.budget.may_have_written).response()
 
 
 async def _on_os_error(_: Request, error: OSError) -> Response:

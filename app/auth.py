@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.config import ApiConfig
-from app.problems import Problem
+from app.problems import Problem, log_refusal
 from storage.access.api_keys import sha256_of
 from storage.access.key_store import ApiKeyStore, KeyRecord, KeyScope
 from storage.clock import Clock
@@ -186,6 +186,7 @@ async def _looked_up(lookup: Awaitable[KeyRecord | None]) -> KeyRecord | None:
     except LookupsBusy:  # not a 401, because the key may be valid
         detail = "too many API keys that were not in use before are being looked up; send the request again"
         raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
-    except StorageError:  # fails closed, and the client may retry
+    except StorageError as error:  # fails closed, and the client may retry
+        log_refusal(error)
         detail = "the bucket does not answer, so the API key cannot be looked up"
         raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None

@@ -395,12 +395,6 @@ def of_report(report: Report, root: str, given: Mapping[str, str]) -> Problem:
     )
 
 
-def outcome_unknown() -> Problem:
-    """Return the problem for a bucket failure after the request began to write, when the write may have succeeded."""
-    detail = "the bucket did not answer in time; the request may have taken effect, or may still do so"
-    return Problem("outcome-unknown", detail, headers={"Retry-After": "5"})
-
-
 _OF_REQUEST: Mapping[type[storage_errors.StorageError], tuple[str, str]] = {
     storage_errors.BatchNotFound: ("unknown-batch", "there is no batch with this id"),
     storage_errors.JobNotFound: ("unknown-job", "there is no job with this id"),
@@ -422,8 +416,18 @@ def of_os_error(error: OSError) -> Problem:
     return Problem("insufficient-storage", detail, headers={"Retry-After": "60", "connection": "close"})
 
 
-def of_storage(error: storage_errors.StorageError) -> Problem:
-    """Convert a storage error. Unknown ones become `internal-error`."""
+def log_refusal(error: storage_errors.StorageError) -> None:
+    """Log a refusal of the bucket, which lasts until an operator acts. The client only learns that it may try again."""
+    if isinstance(error, storage_errors.StorageRefused):
+        logger.error("an operator must act: %s", error)
+
+
+def of_storage(error: storage_errors.StorageError, *, may_have_written: bool) -> Problem:
+    """Convert a storage error, and log a refusal. Unknown ones become `internal-error`.
+
+    `may_have_written`: the request has sent a conditional write, which may have succeeded.
+    """
+    log_refusal(error)
     match error:
         case storage_errors.JobGone(gone_at=gone_at):
             return Problem("job-gone", f"this job was removed at {gone_at.isoformat()}")
@@ -442,9 +446,19 @@ def of_storage(error: storage_errors.StorageError) -> Problem:
             return Problem(*_OF_REQUEST[type(error)])
         case storage_errors.DiskAlmostFull():
             return Problem("insufficient-storage", str(error), headers={"Retry-After": "60"})
-        case storage_errors.StorageUnavailable():
-            return Problem("storage-unavailable", "the bucket did not answer in time", headers={"Retry-After": "5"})
+        case storage_errors.StorageUnavailable() | storage_errors.StorageRefused():
+            return _of_bucket(error, may_have_written=may_have_written)
         case storage_errors.RecordUnreadable():
             return Problem("internal-error", "a stored record cannot be read: it is damaged, or of a newer version")
         case _:
             return Problem("internal-error", "the API failed at its bucket")
+
+
+def _of_bucket(error: storage_errors.StorageError, *, may_have_written: bool) -> Problem:
+    if may_have_written:  # "unavailable" would wrongly promise that nothing happened
+        slug, detail = "outcome-unknown", "the bucket failed; the request may have taken effect, or may still do so"
+    elif isinstance(error, storage_errors.StorageRefused):
+        slug, detail = "storage-unavailable", "the bucket refuses the API's requests"
+    else:
+        slug, detail = "storage-unavailable", "the bucket did not answer in time"
+    return Problem(slug, detail, headers={"Retry-After": "5"})

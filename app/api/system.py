@@ -16,6 +16,7 @@ from app.api.context import NO_STORE, Context, answer, context_of
 from app.auth import NO_TENANT
 from app.fields import Moment, ResponseBody
 from app.operations import Operation
+from app.problems import log_refusal
 from storage import keys
 from storage.bucket.budget import background
 from storage.concurrency import gather
@@ -229,7 +230,8 @@ async def _probe(request: Request) -> Ready:
         await services.stores.objects.put(keys.probe("ready"), b"probe", content_type="text/plain")
     except DiskAlmostFull as error:
         return Ready(status="not_ready", detail=str(error))
-    except StorageError:
+    except StorageError as error:
+        log_refusal(error)
         return NOT_READY
     except OSError as error:
         return Ready(status="not_ready", detail=f"the folder of temporary files takes no writes: {error.strerror}")

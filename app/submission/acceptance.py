@@ -17,7 +17,7 @@ from app.submission.quotas import Quotas
 from storage import keys
 from storage.batch_record import BatchRecord
 from storage.concurrency import both, map_bounded
-from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageError
 from storage.jobs.idempotency import Claim
 from storage.jobs.models import InputFile
 from storage.jobs.record import DAY_S, JobRecord
@@ -137,7 +137,7 @@ class Acceptance:
         """Estimate the run time in seconds of a workflow shape from the tenant's recent jobs."""
         try:
             estimate = await self._stores.runtimes.estimate(self._tenant, shape)
-        except StorageUnavailable:  # the estimate is informative: a failed read does not refuse the job
+        except StorageError:  # the estimate is informative: a failed read does not refuse the job
             return DEFAULT_ESTIMATE_S
         return DEFAULT_ESTIMATE_S if estimate is None else estimate
 

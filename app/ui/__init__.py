@@ -8,13 +8,13 @@ from starlette.routing import Mount, Route
 
 from app.api.context import Context
 from app.auth import Doorkeeper
-from app.problems import Problem, of_os_error, of_storage, outcome_unknown
+from app.problems import Problem, of_os_error, of_storage
 from app.ui import batches, job, jobs, keys, live, login, static, system, trial, uploads, usage, webhooks, workflows
 from app.ui.guard import ROOT
 from app.ui.pages import environment, problem_page
 from app.ui.routing import page, see_other
 from app.ui.sessions import Sessions
-from storage.errors import StorageError, StorageUnavailable
+from storage.errors import StorageError
 
 
 def pages(context: Context, door: Doorkeeper, sessions: Sessions) -> list[Mount | Route]:
@@ -63,9 +63,7 @@ async def _on_problem(request: Request, problem: Exception) -> Response:
 
 async def _on_storage_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StorageError)  # noqa: S101  as above
-    if isinstance(error, StorageUnavailable) and request.state.budget.may_have_written:
-        return problem_page(request, outcome_unknown())
-    return problem_page(request, of_storage(error))
+    return problem_page(request, of_storage(error, may_have_written=request.state.budget.may_have_written))
 
 
 async def _on_os_error(request: Request, error: Exception) -> Response:

@@ -8,10 +8,11 @@ import pytest
 
 from app.config import ApiConfig
 from storage import keys
+from storage.bucket.budget import note_write
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import KeyPage, StoredObject
 from storage.clock import ManualClock
-from storage.errors import StorageUnavailable
+from storage.errors import StorageRefused, StorageUnavailable
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.waiting import until
 
@@ -19,16 +20,27 @@ pytestmark = pytest.mark.anyio
 
 
 class BrokenStore(MemoryObjectStore):
-    """A bucket that raises `fault` if it is set."""
+    """A bucket that raises `fault` if it is set, at a GET only where `in_keys` is in its key.
+
+    With `refuses_records` it refuses new records, which are written conditionally.
+    """
 
     fault: Exception | None = None
+    in_keys: str = ""
+    refuses_records = False
     reads = 0
 
     async def get(self, key: str) -> StoredObject:
         self.reads += 1
-        if self.fault is not None:
+        if self.fault is not None and self.in_keys in key:
             raise self.fault
         return await super().get(key)
+
+    async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        note_write()  # as the real store does
+        if self.refuses_records:
+            raise StorageRefused("the bucket refuses this client: QuotaExceeded")
+        return await super().create(key, body, content_type=content_type)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         if self.fault is not None:
@@ -89,6 +101,45 @@ async def test_an_unreachable_bucket_is_reported(api: Api, bucket: BrokenStore) 
     assert int(answer.headers["retry-after"]) > 0
     assert (await api.client.get("/health")).status_code == 200
     assert (await api.client.get("/ready")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/ready"])
+async def test_a_refusal_by_the_bucket_is_logged(
+    api: Api, bucket: BrokenStore, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """While the bucket refuses requests, clients may repeat theirs, and the log tells the operator why they fail."""
+    bucket.fault = StorageRefused("the bucket refuses this client: AccessDenied")
+    answer = await api.client.get(path)
+    assert answer.status_code == 503
+    assert path == "/ready" or int(answer.headers["retry-after"]) > 0
+    assert "AccessDenied" not in answer.text
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["an operator must act: the bucket refuses this client: AccessDenied"]
+
+
+async def test_a_key_that_the_bucket_does_not_give_is_logged(
+    api: Api, bucket: BrokenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lookup of an API key that the bucket refuses gets 503, and the log tells the operator why."""
+    async with await api.client_of("one") as client:
+        bucket.fault = StorageRefused("the bucket refuses this client: AccessDenied")
+        answer = await client.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/storage-unavailable")
+    assert "AccessDenied" in caplog.text
+
+
+async def test_a_refused_write_leaves_the_outcome_open(api: Api, bucket: BrokenStore) -> None:
+    """A submission of which a write is refused is not said to have had no effect: an earlier write may have."""
+    bucket.refuses_records = True
+    answer = await api.client.post("/v1/jobs", json={"workflow": BLUE})
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outcome-unknown")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_an_accepted_job_is_reported_without_an_estimate(api: Api, bucket: BrokenStore) -> None:
+    """A committed job is accepted although the bucket refuses the read of the time estimate."""
+    bucket.fault, bucket.in_keys = StorageRefused("the bucket refuses this client: AccessDenied"), "/runtimes/"
+    assert (await api.client.post("/v1/jobs", json={"workflow": BLUE})).status_code == 202
 
 
 async def test_a_long_poll_survives_an_unreachable_bucket(api: Api, bucket: BrokenStore) -> None:
