@@ -45,3 +45,12 @@ async def test_a_download_is_repeated(
     file = InputFile(name="a.png", key="a", size_bytes=len(PNG), content_type="image/png")
     ((_, path),) = await fetch_inputs((file,), objects, tmp_path, MediaCheck(), MediaLimits())
     assert path.read_bytes() == PNG
+
+
+async def test_a_lasting_refusal_is_raised(clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that the bucket refuses for longer than a worker waits fails with the refusal."""
+    monkeypatch.setattr("storage.bucket.records.RETRY_FOR_S", 0.0)
+    objects = Faulty(clock, *[StorageRefused("the bucket refuses this client: AccessDenied")] * 100)
+    file = InputFile(name="a.png", key="a", size_bytes=len(PNG), content_type="image/png")
+    with pytest.raises(StorageRefused, match="AccessDenied"):
+        await fetch_inputs((file,), objects, tmp_path, MediaCheck(), MediaLimits())
