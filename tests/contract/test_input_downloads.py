@@ -49,7 +49,7 @@ async def test_a_download_is_repeated(
 
 async def test_a_lasting_refusal_is_raised(clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that the bucket refuses for longer than a worker waits fails with the refusal."""
-    monkeypatch.setattr("storage.bucket.records.RETRY_FOR_S", 0.0)
+    monkeypatch.setattr("storage.bucket.records.RETRY_FOR_S", 1e-9)
     objects = Faulty(clock, *[StorageRefused("the bucket refuses this client: AccessDenied")] * 100)
     file = InputFile(name="a.png", key="a", size_bytes=len(PNG), content_type="image/png")
     with pytest.raises(StorageRefused, match="AccessDenied"):
