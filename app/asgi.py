@@ -31,11 +31,13 @@ from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
 from app.ui import pages
 from app.ui.guard import SessionMiddleware
+from app.ui.keys import MOST_MAKING, TENANTS_MAKING
 from app.ui.routing import MOST_PAGES
 from app.ui.sessions import Sessions
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
 from storage.errors import StorageError
+from storage.fair_slots import FairSlots
 from storage.jobs.feed import JobFeed
 from storage.stores import Stores
 
@@ -104,6 +106,7 @@ def create_app(services: Services) -> Starlette:
         LiveWatch(services.stores.jobs, services.stores.live, services.stores.signal, services.stores.clock),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
+        FairSlots(TENANTS_MAKING, each=1, max_waiting=MOST_MAKING, wait_s=config.bucket_timeout_s),
         SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),
     )
     if config.ui:

@@ -31,6 +31,7 @@ from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
+from storage.fair_slots import FairSlots
 from storage.stores import Stores
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class Context:
     live: LiveWatch
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
+    key_turns: FairSlots
+    """Slots for making keys, one for each tenant, so that each key is counted before the next one is made."""
     rendered: SharedReads[bytes]
 
     def end_waits(self) -> None:

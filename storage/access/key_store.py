@@ -175,13 +175,22 @@ class ApiKeyStore:
         self._others[tenant] = found
         return found
 
-    async def revoke(self, kid: str) -> KeyRecord:
-        """Revoke a key for good and return its record. Raises `KeyNotFound`."""
+    async def remove(self, kids: Iterable[str]) -> None:
+        """Delete the records of keys that have ended. They are refused as before, like keys that never existed."""
+        await self._objects.delete(*map(keys.api_key, kids))
+
+    async def revoke(self, kid: str, *, tenant: str | None = None) -> KeyRecord:
+        """Revoke a key for good and return its record, for one GET and one PUT.
+
+        Raises `KeyNotFound`, also for a key of another tenant than `tenant`; None means any tenant.
+        """
 
         async def write(stored: StoredObject | None) -> KeyRecord:
             if stored is None:
                 raise KeyNotFound(kid)
             record = read_as(KeyRecord, stored.head.key, stored.body)
+            if tenant not in (None, record.tenant):
+                raise KeyNotFound(kid)
             if record.revoked_at is not None:
                 return record
             revoked = record.model_copy(update={"revoked_at": self._clock.now()})

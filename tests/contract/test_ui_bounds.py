@@ -4,19 +4,24 @@ import asyncio
 import json
 import logging
 import re
+from datetime import timedelta
 
 import pytest
 
 from app.config import ApiConfig
 from app.ui.job import MOST_VALUE, MOST_VALUES
+from app.ui.keys import KEYS_OF_TENANT
 from app.ui.live import MOST_OUTPUTS
 from app.ui.routing import MOST_PAGES
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock
+from storage.index_keys import BATCHES, dead_letters_prefix, list_prefix
 from storage.jobs.models import Input
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
-from tests.support.browsers import browser_of, logged_in
+from tests.support.browsers import Browser, browser_of, logged_in
+from tests.support.counted_bucket import CountedBucket
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
 
@@ -135,3 +140,100 @@ async def test_a_form_holds_one_place_for_what_it_takes_in_memory(clock: ManualC
         await until(lambda: len(pages._of_tenant["default"]._waiters or ()) == len(both))
         held.pop()()
         assert await asyncio.gather(*both) == [200, 200]
+
+
+async def new_key(browser: Browser) -> int:
+    """Make a key of the session's tenant by the form and return the status."""
+    made = await browser.post("/ui/keys", {"csrf": await browser.token(), "scope.jobs:read": "on"})
+    return made.status_code
+
+
+async def test_a_tenant_has_a_bounded_number_of_keys(memory_api: Api, clock: ManualClock) -> None:
+    """A tenant makes no key beyond its limit, and then a new one only in the place of the oldest that has ended.
+
+    Keys that are made at the same time do not exceed the limit together, and another tenant's do not count.
+    """
+    store, admin = memory_api.stores.api_keys, await memory_api.new_key("acme", "admin", "jobs:read")
+    for _ in range(KEYS_OF_TENANT - 3):
+        clock.set(clock.now() + timedelta(seconds=1))
+        await memory_api.new_key("acme")
+    await memory_api.new_key("globex")
+
+    async def kids() -> list[str]:
+        return [record.kid for record in await store.all() if record.tenant == "acme"]
+
+    async with logged_in(memory_api, admin) as browser:
+        answers = await asyncio.gather(*(new_key(browser) for _ in range(5)))
+        assert sorted(answers) == [200, 200, 422, 422, 422]
+        token, before = await browser.token(), await kids()
+        for kid in (before[5], before[3]):
+            assert (await browser.post(f"/ui/keys/{kid}/revoke", {"csrf": token})).status_code == 303
+        assert await kids() == before
+        page = await browser.post("/ui/keys", {"csrf": token, "scope.jobs:read": "on"})
+        assert (page.text.count('class="badge failed"'), page.text.count("<tr>")) == (1, 1 + KEYS_OF_TENANT)
+        after = await kids()
+        assert (len(after), set(before) - set(after)) == (KEYS_OF_TENANT, {before[3]})
+        assert [await new_key(browser) for _ in range(2)] == [200, 422]
+
+
+async def test_a_key_is_revoked_by_reading_it_alone(clock: ManualClock) -> None:
+    """A revocation costs one GET and one write however many keys there are, and as much for a tenant as an operator."""
+    bucket = CountedBucket(clock)
+    async with running_api(bucket, clock) as api:
+        admin = await api.new_key("acme", "admin")
+        for key in (KEY, admin):
+            kids = [(await api.new_key("acme")).split("_")[2] for _ in range(20)]
+            async with logged_in(api, key) as browser:
+                token = await browser.token()
+                bucket.take()
+                assert (await browser.post(f"/ui/keys/{kids[0]}/revoke", {"csrf": token})).status_code == 303
+                assert bucket.take().requests == {"GET": 1, "PUT": 1}
+
+
+class GatedLists(MemoryObjectStore):
+    """A bucket whose LISTs below `prefix` are counted and wait until the gate is open."""
+
+    def __init__(self, clock: ManualClock, prefix: str) -> None:
+        super().__init__(clock)
+        self.prefix = prefix
+        self.lists = 0
+        self.gate = asyncio.Event()
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+        if prefix == self.prefix:
+            self.lists += 1
+            await self.gate.wait()
+        return await super().list(prefix, after=after, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "prefix"),
+    [
+        ("GET", "/ui/keys", keys.API_KEYS),
+        ("GET", "/ui/webhooks", keys.endpoints_prefix("default")),
+        ("GET", "/ui/webhooks", dead_letters_prefix("default")),
+        ("GET", "/ui/batches", list_prefix("default", BATCHES)),
+        ("POST", "/v1/dead-letters/replay", dead_letters_prefix("default")),
+    ],
+)
+async def test_requests_at_the_same_time_share_a_read(clock: ManualClock, method: str, path: str, prefix: str) -> None:
+    """What a page lists is read once for the first request, and once more for all that arrive during that read."""
+    bucket = GatedLists(clock, prefix)
+    async with running_api(bucket, clock) as api, logged_in(api) as browser:
+        client = browser.client if path.startswith("/ui") else api.client
+
+        async def status() -> int:
+            return (await client.request(method, path, json={} if method == "POST" else None)).status_code
+
+        asked = [asyncio.create_task(status())]
+        await until(lambda: bucket.lists == 1)
+        asked += [asyncio.create_task(status()) for _ in range(3)]
+        in_flight = api.app.state.context.in_flight
+        await until(
+            lambda: in_flight._of_tenant["default"] == len(asked) and bool(api.app.state.context.shared._to_come)
+        )
+        for _ in range(50):
+            await asyncio.sleep(0)  # those that were let in go on to the read
+        bucket.gate.set()
+        assert set(await asyncio.gather(*asked)) <= {200, 202}
+        assert bucket.lists == 2
