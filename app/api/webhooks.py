@@ -182,7 +182,11 @@ async def replay(request: Request) -> Response:
 
 async def replay_letters(context: Context, tenant: str, wanted: Collection[str] | None) -> Replayed:
     """Send dead letters again: those whose event ids are given, or the newest 1,000."""
-    dead, _ = await context.stores.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
+
+    async def newest() -> list[Delivery]:
+        return (await context.stores.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after=""))[0]
+
+    dead: list[Delivery] = await context.shared.get(tenant, "newest dead letters", newest)
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
     again = await map_bounded(refs, lambda ref: _replay(context, ref))
     return Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None])

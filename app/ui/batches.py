@@ -9,6 +9,8 @@ from app.batch_state import BatchState, read_state
 from app.heavy import off_loop
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
+from storage.batch_pages import CountedBatch
+from storage.pages import Page
 
 PAGE = 20
 
@@ -16,7 +18,11 @@ PAGE = 20
 async def show(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     cursor = request.query_params.get("cursor") or None
-    listed = await context.stores.batch_pages.page(tenant, limit=PAGE, cursor=cursor)
+
+    async def read() -> Page[CountedBatch]:
+        return await context.stores.batch_pages.page(tenant, limit=PAGE, cursor=cursor)
+
+    listed: Page[CountedBatch] = await context.shared.get(tenant, ("ui", "batches", cursor), read)
     return render(
         request,
         "fragments/batches.html" if is_fragment(request) else "batches.html",

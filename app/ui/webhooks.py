@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import context_of, tenant_of, whole_number
+from app.api.context import Context, context_of, tenant_of, whole_number
 from app.api.webhooks import (
     delivery_view,
     endpoint_view,
@@ -17,10 +17,13 @@ from app.api.webhooks import (
     try_receiver,
 )
 from app.fields import MAX_REPLAYED, WebhookUrl
+from app.heavy import off_loop
 from app.problems import Problem
 from app.ui.pages import render
 from app.ui.routing import action, form, is_fragment, page, see_other
 from storage.concurrency import both
+from storage.webhooks.deliveries import Delivery
+from storage.webhooks.endpoints import Endpoint
 
 LETTERS = 50
 _URL: TypeAdapter[str] = TypeAdapter(WebhookUrl)
@@ -30,19 +33,28 @@ async def show(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     after = letters_after(request, tenant)
     limit = whole_number(request, "limit", default=LETTERS, low=1, high=context.config.max_page)
+
+    async def read() -> tuple[list[Delivery], str | None]:
+        return await context.stores.deliveries.dead_letters(tenant, limit=limit, after=after)
+
     endpoints, (dead, more) = await both(
-        context.stores.endpoints.all(tenant), context.stores.deliveries.dead_letters(tenant, limit=limit, after=after)
+        _endpoints(context, tenant), context.shared.get(tenant, ("ui", "dead letters", limit, after), read)
     )
-    return render(
-        request,
-        "webhooks.html",
-        endpoints=[(endpoint_view(endpoint), digest_of(endpoint.url)) for endpoint in endpoints],
-        letters=[(delivery_view(one), one.owner_id if one.kind == "job" else None) for one in dead],
-        next_cursor=letters_cursor(more),
-        is_first=not after,
-        most_replayed=MAX_REPLAYED,
-        now=context.stores.clock.now(),
-    )
+
+    def rendered() -> Response:
+        return render(
+            request,
+            "webhooks.html",
+            endpoints=[(endpoint_view(endpoint), digest_of(endpoint.url)) for endpoint in endpoints],
+            letters=[(delivery_view(one), one.owner_id if one.kind == "job" else None) for one in dead],
+            next_cursor=letters_cursor(more),
+            is_first=not after,
+            most_replayed=MAX_REPLAYED,
+            now=context.stores.clock.now(),
+        )
+
+    # In the thread, because a page of dead letters may have thousands of attempts.
+    return await off_loop(rendered)
 
 
 async def test(request: Request) -> Response:
@@ -53,11 +65,19 @@ async def test(request: Request) -> Response:
     return render(request, "fragments/webhook_test.html", tested=tested)
 
 
+async def _endpoints(context: Context, tenant: str) -> list[Endpoint]:
+    async def read() -> list[Endpoint]:
+        return await context.stores.endpoints.all(tenant)
+
+    found: list[Endpoint] = await context.shared.get(tenant, ("ui", "endpoints"), read)
+    return found
+
+
 async def _receiver(request: Request) -> str:
     """Return the URL to test. Raises `Problem`."""
     fields = form(request)
     if digest := fields.get("receiver"):
-        known = await context_of(request).stores.endpoints.all(tenant_of(request))
+        known = await _endpoints(context_of(request), tenant_of(request))
         url = next((one.url for one in known if digest_of(one.url) == digest), None)
         if url is None:
             raise Problem("not-found", "this receiver is not known any more: enter its URL")
