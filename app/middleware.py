@@ -176,7 +176,7 @@ class LoopShareMiddleware:
             await self._shares.turn(group)
         except NoSlot:
             detail = "your requests keep this API process busy, and others need it as well"
-            problem = Problem("too-many-requests", detail, headers={"Retry-After": "5", "connection": "close"})
+            problem = Problem("too-many-requests", detail, headers={"Retry-After": "5"})
             await problem.response()(scope, receive, send)
             return
         await metered(self._shares, group, self._app(scope, receive, send))

@@ -412,8 +412,7 @@ def of_os_error(error: OSError) -> Problem:
         raise error
     logger.warning("the disk of the temporary files (%s) is full", tempfile.gettempdir())
     detail = "the disk of the API's temporary files is full, or a quota of it is used up"
-    # The rest of the body may be unread, so the connection cannot serve a further request.
-    return Problem("insufficient-storage", detail, headers={"Retry-After": "60", "connection": "close"})
+    return Problem("insufficient-storage", detail, headers={"Retry-After": "60"})
 
 
 def log_refusal(error: storage_errors.StorageError) -> None:

@@ -93,8 +93,9 @@ class TenantCount:
         """Count one request while the context is open. Raises `Problem` beyond the limit."""
         if self._of_tenant[tenant] >= self._most:
             detail = f"{self._most} of your requests {self._detail}"
-            # The body may still be unread at this point, so the connection cannot serve a further request.
-            raise Problem("too-many-requests", detail, headers={"Retry-After": "1", "connection": "close"})
+            # Without `connection: close`: the body may be unread, and a server that closed at once would reset the
+            # connection before the client reads the answer.
+            raise Problem("too-many-requests", detail, headers={"Retry-After": "1"})
         self._of_tenant[tenant] += 1
         try:
             yield

@@ -65,7 +65,7 @@ async def _whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     async for chunk in chunks:
         body += chunk
         if len(body) > limit:
-            raise Problem("request-too-large", f"the form has more than {limit} bytes", headers={"connection": "close"})
+            raise Problem("request-too-large", f"the form has more than {limit} bytes")
     return bytes(body)
 
 
