@@ -135,9 +135,10 @@ class Attempt:
         self._gpu_idle_s: float | None = None
 
     @property
-    def has_timed_out(self) -> bool:
-        """Whether the job's timeout passed while the engine had its prompt."""
-        return isinstance(self._failure, JobTimedOut) and self.is_submitted.is_set()
+    def timed_out_s(self) -> float:
+        """The job's timeout in seconds if it passed while the engine had its prompt, otherwise 0."""
+        is_late = isinstance(self._failure, JobTimedOut) and self.is_submitted.is_set()
+        return self._record.timeout_s if is_late else 0.0
 
     @property
     def met_full_disk(self) -> bool:

@@ -32,8 +32,11 @@ from workers.publisher import Publisher, WorkerIdentity
 
 logger = logging.getLogger(__name__)
 
-MOST_TIMEOUTS = 2
-"""Jobs in a row that run into their timeouts before their engine is restarted: it may be at fault."""
+MOST_TIMED_OUT_S = 60.0
+"""Timeouts in seconds, in all, of jobs in a row (two or more) that ran into them before their engine is restarted.
+
+The engine may be at fault. Few short timeouts say little about it, and a restart costs more than such jobs.
+"""
 RETRY_S = 1.0
 """Seconds to wait after the bucket or the engine failed, or while the disk is full."""
 
@@ -59,8 +62,8 @@ class WorkerLoop:
         self._publisher = Publisher(identity, host, stores)
         self._on_ready = on_ready
         self._executing: JobRecord | None = None
-        self._timeouts = 0
-        """Jobs in a row that ran into their timeouts on this engine."""
+        self._timeouts: list[float] = []
+        """Timeouts of the last jobs in a row that ran into them on this engine, in seconds."""
         self._conclusions = Conclusions(self._overlap.concluding)
         self._lookahead = Lookahead(
             identity.pool,
@@ -303,12 +306,13 @@ class WorkerLoop:
             self._disk.note_refusal()
 
     async def _replace_suspect_engine(self, attempt: Attempt) -> None:
-        self._timeouts = self._timeouts + 1 if attempt.has_timed_out else 0
-        if attempt.engine_suspect or self._timeouts >= MOST_TIMEOUTS:
+        self._timeouts = [*self._timeouts, attempt.timed_out_s] if attempt.timed_out_s else []
+        has_failed_jobs = len(self._timeouts) > 1 and sum(self._timeouts) >= MOST_TIMED_OUT_S
+        if attempt.engine_suspect or has_failed_jobs:
             await self._restart_engine()
 
     async def _restart_engine(self) -> None:
-        self._timeouts = 0
+        self._timeouts = []
         self._host.log.close_section()
         await self._host.restart()
         await self._engine_is_ready()

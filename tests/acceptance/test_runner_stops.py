@@ -14,6 +14,7 @@ from storage.clock import SystemClock
 from storage.jobs.record import Status
 from tests.support.graphs import EMPTY, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
+from workers import loop
 from workers.comfy.engine import PromptQueue
 from workers.comfy.host import RunningEngine
 from workers.loop import WorkerLoop
@@ -64,15 +65,18 @@ async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
     assert record.error_detail.code == "timeout"
 
 
-async def test_an_engine_whose_jobs_time_out_in_a_row_is_replaced(bench: Bench) -> None:
-    """The engine is restarted after two jobs in a row have timed out on it, and not if one between them has ended."""
+async def test_an_engine_whose_jobs_time_out_in_a_row_is_replaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is restarted after jobs in a row have timed out on it for long, and not if one between them ended."""
+    monkeypatch.setattr(loop, "MOST_TIMED_OUT_S", 3)
     endless, short = {"1": EMPTY, "2": slow(600), "3": saved("2")}, {"1": EMPTY, "2": saved()}
     engines = []
-    for graph in (short, endless, short, endless, endless):
-        await bench.run(graph, timeout_s=1 if graph is endless else 60)
+    for graph, timeout_s in ((short, 60), (endless, 1), (short, 60), (endless, 1), (endless, 1), (endless, 1)):
+        await bench.run(graph, timeout_s=timeout_s)
         engines.append(bench.host.pid)
-    assert engines[:4] == engines[:1] * 4
-    assert engines[4] not in (engines[0], None)
+    assert engines[:5] == engines[:1] * 5
+    assert engines[5] not in (engines[0], None)
 
 
 async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
