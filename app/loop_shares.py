@@ -99,7 +99,7 @@ class LoopShares:
         return self._in_iteration.get(group, 0.0) < ITERATION_S and (was_put_off or group not in self._put_off)
 
     def put_off(self, group: str, *, again: bool = False) -> asyncio.Future[None]:
-        """Return what is done when a step that may not be made now is to be tried again. Steps keep their order."""
+        """Return a future that completes when the step may be tried again. Steps keep their order."""
         turn = asyncio.get_running_loop().create_future()
         steps = self._put_off.setdefault(group, PutOff())
         (steps.again if again else steps.waiting).append(turn)

@@ -61,7 +61,7 @@ class AnswerMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
-            pass  # the client disconnected while its body was read: no response is possible, and the API did not fail
+            pass  # the client disconnected: no response is possible, and the API did not fail
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id, "path": _shortened(scope["path"])})
             if status:

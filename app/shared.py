@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from app.problems import Problem
+from app.problems import Problem, of_storage
 from storage.bucket.budget import budget_of
 from storage.concurrency import retrieve
+from storage.errors import StorageError
 from storage.fair_slots import FairSlots, NoSlot
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class SharedReads(Generic[T]):
             # Shielded: a client that disconnects cancels its own wait, not the read that others share.
             found = await asyncio.shield(task)
         except NoSlot as error:
-            detail = f"too many of your requests for lists, batches or deliveries wait: {error}"
+            detail = f"too many of your requests for lists, batches, deliveries or cancellations wait: {error}"
             raise Problem("too-many-requests", detail, headers={"Retry-After": "5"}) from None
         if max_age_s:
             self._kept[tenant, key] = (now, found)  # as old as the request, which came before the read
@@ -76,6 +77,10 @@ class SharedReads(Generic[T]):
             self._begun[tenant, key] = task
             try:
                 return await read()
+            except StorageError as error:
+                if budget.may_have_written:  # the waiting requests have budgets of their own, which do not know
+                    raise of_storage(error, may_have_written=True) from None
+                raise
             finally:
                 del self._begun[tenant, key]
                 leave()

@@ -185,7 +185,7 @@ class Poll(Generic[T]):
         try:
             latest = await self._watched.read()
         except (JobNotFound, BatchNotFound) as gone:
-            self._gone = gone
+            self._gone = gone.with_traceback(None)  # its frames hold this poll, as in `stop`
             self.wake()
         except StorageError:
             return  # the next poll retries

@@ -55,7 +55,7 @@ async def map_bounded(
                 failures.append(failure)
                 raise
 
-    # A task for each place, not for each item: what waits is no task that the event loop has to look at.
+    # One task per slot, not per item, so that waiting items cost the event loop nothing.
     await gather(*(work() for _ in range(min(at_once, len(numbered)))))
     return [results[number] for number, _ in numbered]
 

@@ -23,8 +23,8 @@ class Report:
     """The result of validating a graph. `runs` are the output nodes that ComfyUI would run.
 
     `node_errors` has ComfyUI's form {node id: {errors, dependent_outputs, class_type}}. As in ComfyUI, an unknown class
-    or a graph without outputs is not a node's error. At most `MOST_DEPENDENTS` output names of
-    `LONGEST_DEPENDENTS` characters are listed.
+    or a graph without outputs is not a node's error. At most `MOST_DEPENDENTS` output names are
+    listed, of `LONGEST_DEPENDENTS` characters in all.
     """
 
     faults: tuple[WorkflowError, ...] = ()

@@ -30,7 +30,7 @@ class BadMultipart(Exception):
 
 
 class FileTooLarge(Exception):
-    """The file or the body exceeds the limit."""
+    """The file exceeds the limit."""
 
 
 @dataclass(frozen=True, slots=True)

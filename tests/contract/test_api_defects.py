@@ -22,12 +22,14 @@ pytestmark = pytest.mark.anyio
 class BrokenStore(MemoryObjectStore):
     """A bucket that raises `fault` if it is set, at a GET only where `in_keys` is in its key.
 
-    With `refuses_records` it refuses new records, which are written conditionally.
+    With `refuses_records` it refuses new records, which are written conditionally. With `loses_answers` it changes
+    records and fails nevertheless.
     """
 
     fault: Exception | None = None
     in_keys: str = ""
     refuses_records = False
+    loses_answers = False
     reads = 0
 
     async def get(self, key: str) -> StoredObject:
@@ -41,6 +43,13 @@ class BrokenStore(MemoryObjectStore):
         if self.refuses_records:
             raise StorageRefused("the bucket refuses this client: QuotaExceeded")
         return await super().create(key, body, content_type=content_type)
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        note_write()
+        new = await super().replace(key, body, etag=etag, content_type=content_type)
+        if self.loses_answers:
+            raise StorageUnavailable("no answer")
+        return new
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         if self.fault is not None:
@@ -162,3 +171,14 @@ async def test_the_docs_page_can_be_switched_off(api: Api) -> None:
     """A deployment without the docs page serves neither the page nor its files."""
     for path in ("/docs", "/docs/docs.js"):
         assert (await api.client.get(path)).status_code == 404
+
+
+async def test_a_shared_cancellation_leaves_the_outcome_open(api: Api, bucket: BrokenStore) -> None:
+    """Requests that cancel a batch together learn that it may be cancelled when the answer to the write is lost."""
+    sets = [[{"node": "1", "field": "color", "value": 1}]]
+    batch = (await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": sets})).json()
+    bucket.loses_answers = True
+    answers = await asyncio.gather(*(api.client.delete(f"/v1/batches/{batch['batch_id']}") for _ in range(2)))
+    for answer in answers:
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outcome-unknown")
+        assert int(answer.headers["retry-after"]) > 0

@@ -228,14 +228,14 @@ class OutputUploads:
     async def _written(self, found: InlineOutput, named: _Named) -> Path:
         path = self._own_folder() / f"inline-{named.position}"
         with writing(f"the output {named.filename!r}"):
-            path.write_bytes(found.body)
+            await asyncio.to_thread(path.write_bytes, found.body)
         return path
 
     async def _inline(self, node_id: str, value: _Value, named: _Named, written: asyncio.Task[Path]) -> Output:
         path = await written
         async with self._storing:
             output = await self._store(node_id, path, named, value.size, content_type=value.content_type)
-        path.unlink()  # a job may have many, and the disk is the engine's too
+        path.unlink(missing_ok=True)  # a job may have many, and the disk is the engine's too
         return output.model_copy(update={"type": value.type, "text": value.text})
 
     def _own_folder(self) -> Path:
