@@ -230,8 +230,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(*TOO_LARGE)
         if len(self.pipeline) >= limits.max_pipelined:
             self._stop(*TOO_MANY)
+        super().on_headers_complete()  # may raise for the URL, which is then refused as part of a head
         self._await_no_more()
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Keep the body only where the application reads it."""
@@ -271,6 +271,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._await_rest()
         self._unset_keepalive_if_required()
         if not self.transport.is_closing():
+            self.flow.resume_reading()  # uvicorn paused it if the application had much of the body left to read
             self.transport.write_eof()  # the client learns that the connection takes no further request
 
     def _await_client(self) -> None:
@@ -338,21 +339,22 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         in_head, self._is_done = self._timer is not None, True
         self._await_no_more()
-        may_answer = self._may_answer(in_head=in_head)
+        is_answered = not in_head and self.cycle.response_complete
+        may_answer = not is_answered and self._may_answer(in_head=in_head)
         if may_answer:
             body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'
             head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
-        if may_answer and not in_head:  # closing at once could reset the connection before the client reads the answer
-            self._discard_rest()
+        if is_answered or (may_answer and not in_head):
+            self._discard_rest()  # closing at once could reset the connection before the client reads the answer
         else:
             self.transport.close()
         self._await_client()
 
     def _may_answer(self, *, in_head: bool) -> bool:
-        if getattr(self.cycle, "response_complete", True):
-            return in_head  # in a body, this request's answer was sent before
-        if in_head or self.pipeline or self.cycle.response_started:
+        if in_head:
+            return bool(getattr(self.cycle, "response_complete", True))  # `None` before the first request
+        if self.pipeline or self.cycle.response_started:
             return False
         self.cycle.disconnected = True  # discards the application's own answer, which would come second
         self.cycle.response_complete = True  # uvicorn's shutdown does not wait for it either

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from infra.local.guarded_http import Guard, GuardedProtocol, HeadLimits
 from tests.support.waiting import until
@@ -74,6 +75,7 @@ class _CountedProtocol(GuardedProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._guard.calls["pieces"] += 1
+        self._guard.calls["body bytes"] += len(body)
         super().on_body(body)
 
 
@@ -95,7 +97,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, _CountingG
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
             Route("/short", _answer_shortly),
-            Route("/slow", _answer_late),
+            Route("/slow", _answer_late, methods=["GET", "POST"]),
         ]
     )
     serves: Any = guard.protocol
@@ -207,13 +209,16 @@ async def test_a_short_rest_of_a_body_keeps_the_connection() -> None:
 
 async def test_a_malformed_rest_of_a_body_gets_no_second_response() -> None:
     """A body that turns out to be malformed after its response ends the connection without another response."""
-    async with _server(HeadLimits()) as (connect, _):
-        connection = reader, writer = await connect()
+    async with _server(HeadLimits()) as (connect, guard):
+        connection = _, writer = await connect()
         writer.write(POSTED + b"transfer-encoding: chunked\r\n\r\n")
+        await until(lambda: any(getattr(answered.cycle, "response_complete", False) for answered in guard.waiting))
+        writer.write(b"no size\r\n" + b"x" * LARGE)
         async with asyncio.timeout(TIME_LIMIT_S):
-            await reader.readuntil(b"well")
-        writer.write(b"no size\r\n")
-        assert await _rest_of(connection) == b""
+            await writer.drain()  # the client can send its whole body, and then reads the answer
+        answer = await _rest_of(connection)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"well")
 
 
 async def test_the_body_of_a_pipelined_request_is_read() -> None:
@@ -329,11 +334,25 @@ async def test_a_malformed_body_gets_a_problem(wrong: bytes) -> None:
         assert b"application/problem+json" in answer
 
 
-async def test_bytes_that_are_not_http_get_a_problem() -> None:
-    """Bytes that are not HTTP get a problem response."""
+async def test_a_long_malformed_body_gets_a_problem() -> None:
+    """A client may send all of a body that is refused while the application has much of it left to read."""
+    async with _server(HeadLimits()) as (connect, guard):
+        connection = _, writer = await connect()
+        writer.write(b"POST /slow HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n" % (HIGH_WATER_LIMIT, b"x" * HIGH_WATER_LIMIT))
+        await until(lambda: guard.calls["body bytes"] == HIGH_WATER_LIMIT)
+        writer.write(b"1\r\nx\r\nno size\r\n" + b"x" * LARGE)  # uvicorn pauses at x and parses the rest of the read
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await writer.drain()  # the client can send its whole body, and then reads the answer
+        assert (await _rest_of(connection)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("head", [b"hello", b"GET http:// HTTP/1.1"], ids=["no HTTP", "no host in the URL"])
+async def test_a_malformed_head_gets_a_problem(head: bytes) -> None:
+    """Bytes that are not HTTP, or whose URL cannot be parsed, get a problem response."""
     async with _server(HeadLimits()) as (connect, _):
         sent = await connect()
-        sent[1].write(b"hello\r\n\r\n")
+        sent[1].write(head + b"\r\n\r\n")
         answer = await _rest_of(sent)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"application/problem+json" in answer
