@@ -268,6 +268,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _discard_rest(self) -> None:
         """Take no further request, and discard what arrives until the client closes the connection or `_rest` does."""
         self._is_done = True
+        self.cycle.waiting_for_100_continue = False  # `receive` would write 100 Continue after the end of the responses
         self._await_rest()
         self._unset_keepalive_if_required()
         if not self.transport.is_closing():

@@ -544,6 +544,17 @@ async def test_a_bad_request_writes_no_warning(sent: bytes, caplog: pytest.LogCa
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_a_refused_body_gets_no_100_continue(caplog: pytest.LogCaptureFixture) -> None:
+    """An application that reads a refused body learns that the client disconnected, and nothing more is written."""
+    async with _server(HeadLimits()) as (connect, _):
+        connection = await connect()
+        connection[1].write(CHUNKED[:-2] + b"expect: 100-continue\r\n\r\nno size\r\n")
+        answer = await _rest_of(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b" 100 " not in answer
+    assert "write_eof" not in caplog.text
+
+
 async def test_a_failing_application_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """An exception in the application is still logged by uvicorn."""
     async with _server(HeadLimits()) as (connect, _):
