@@ -108,7 +108,7 @@ class MediaCheck:
         total = probes or default_probes()
         # A hostile file takes a probe for seconds, so one probe is left to other tenants.
         self._probes = FairSlots(total, each=max(1, total - 1), max_waiting=max_waiting, wait_s=wait_s)
-        self._headers = FairSlots(HEADERS_AT_ONCE)
+        self._headers = FairSlots(HEADERS_AT_ONCE, each=HEADERS_AT_ONCE - 1)
 
     async def check(self, path: Path, limits: MediaLimits, *, tenant: str = "", data: bool = False) -> str:
         """Check a file and return its content type by its bytes.

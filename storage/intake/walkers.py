@@ -150,13 +150,20 @@ def _has_known_header(file: BinaryIO) -> bool:
 
 
 def _has_few_segments(file: BinaryIO) -> bool:
-    """Whether a JPEG has few segments without bytes between them."""
-    at = 2
+    """Whether a JPEG has few segments without bytes between them, and its EXIF in one, which has at most 64 KiB.
+
+    Pillow joins the segments of an EXIF, and makes an object of each number of a resolution in it to use the first.
+    """
+    at, has_exif = 2, False
     for _ in range(MAX_JPEG_SEGMENTS):
         file.seek(at)
         mark, length = file.read(2), int.from_bytes(file.read(2))
         if mark == b"\xff\xda":
             return True
+        if mark == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
+            if has_exif:
+                return False
+            has_exif = True
         at += 2 + length
         # Pillow would skip bytes between segments one by one.
         if mark[:1] != b"\xff" or mark[1:] in _WITHOUT_LENGTH or length < 2 or at > MAX_JPEG_HEADER:

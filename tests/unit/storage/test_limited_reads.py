@@ -38,6 +38,14 @@ def test_a_bmp_is_light_with_a_header_that_exists(size: int, *, is_light: bool) 
     assert has_light_header(file, "BMP") is is_light
 
 
+@pytest.mark.parametrize(("segments", "is_light"), [(0, True), (1, True), (2, False)])
+def test_a_jpeg_is_light_with_one_segment_of_exif(segments: int, *, is_light: bool) -> None:
+    """Pillow joins several segments of EXIF and would make an object of each of up to 500,000 numbers."""
+    exif, xmp = (b"\xff\xe1" + (2 + len(text)).to_bytes(2) + text for text in (b"Exif\0\0MM", b"http://ns.adobe.com"))
+    file = io.BytesIO(b"\xff\xd8" + xmp + exif * segments + xmp + b"\xff\xda")
+    assert has_light_header(file, "JPEG") is is_light
+
+
 def test_a_sparse_output_with_a_long_chunk_takes_no_memory(tmp_path: Path) -> None:
     """An output that is a PNG with a chunk of holes is examined without reading the chunk into this process."""
     path = tmp_path / "holes.png"
