@@ -18,12 +18,15 @@ MAX_PNG_CHUNKS = 20_000
 MAX_PNG_CHUNK = 8 * 1024**2
 """Maximum bytes of a PNG's chunk, and of all its chunks without pixels together: Pillow reads a chunk as a whole, twice
 in memory, and keeps those that it does not know."""
+MAX_COMPRESSED_CHUNKS = 10
+"""Texts and profiles of a PNG that Pillow inflates, 1 MB of each; it counts them only where they are well-formed."""
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_HEADER = 4 * 1024**2
 """Maximum bytes before a JPEG's image data: Pillow rejoins the segments of a kind with each one. Colour profiles have
 up to 2 MB."""
 
 
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _PIXELS = (b"IDAT", b"fdAT")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
@@ -129,7 +132,7 @@ def has_light_header(file: BinaryIO, kind: str) -> bool:
 
 def _has_few_chunks(file: BinaryIO) -> bool:
     file.seek(8)
-    kept = 0
+    kept = compressed = 0
     for _ in range(MAX_PNG_CHUNKS):
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
@@ -137,7 +140,8 @@ def _has_few_chunks(file: BinaryIO) -> bool:
         length = int.from_bytes(head[:4])
         if head[4:] not in _PIXELS:
             kept += length
-        if length > MAX_PNG_CHUNK or kept > MAX_PNG_CHUNK:
+        compressed += head[4:] in _COMPRESSED
+        if length > MAX_PNG_CHUNK or kept > MAX_PNG_CHUNK or compressed > MAX_COMPRESSED_CHUNKS:
             return False
         file.seek(length + 4, 1)
     return False

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.intake.limited_reads import LimitedReads, TooManyBytes
-from storage.intake.walkers import has_light_header
+from storage.intake.walkers import MAX_COMPRESSED_CHUNKS, has_light_header
 from workers.outputs.media import examine
 
 SPARSE_BYTES = 64 * 1024**2
@@ -36,6 +36,15 @@ def test_a_bmp_is_light_with_a_header_that_exists(size: int, *, is_light: bool) 
     """A BMP whose header has another size than those of the format is examined in a process of its own."""
     file = io.BytesIO(b"BM" + bytes(12) + size.to_bytes(4, "little") + bytes(200))
     assert has_light_header(file, "BMP") is is_light
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_png_is_light_with_few_compressed_chunks(kind: bytes) -> None:
+    """A PNG with many chunks that Pillow inflates is examined in a process of its own; plain texts are not counted."""
+    chunk, plain = bytes(4) + kind + bytes(4), bytes(4) + b"tEXt" + bytes(4)
+    few, end = chunk * MAX_COMPRESSED_CHUNKS + plain * 1000, bytes(4) + b"IEND" + bytes(4)
+    assert has_light_header(io.BytesIO(bytes(8) + few + end), "PNG")
+    assert not has_light_header(io.BytesIO(bytes(8) + few + chunk + end), "PNG")
 
 
 @pytest.mark.parametrize(("segments", "is_light"), [(0, True), (1, True), (2, False)])
