@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from storage import keys
 from storage.batch_record import BatchRecord
 from storage.batches import BatchStore
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, is_absent
 from storage.clock import Clock
 from storage.errors import BatchGone, BatchNotFound, RecordUnreadable
 from storage.index_keys import BATCHES, ListEntry, list_prefix
@@ -46,13 +47,15 @@ class BatchPages:
         """Return the batch that an index key names, or None if the key is stale; a key that is old is deleted."""
         try:
             entry = ListEntry.parse(key)
+            record_key = keys.batch(tenant, entry.job_id)
         except ValueError:
             return None
         try:
             record = (await self._batches.read(tenant, entry.job_id)).record
         except BatchNotFound as error:
             # A draft may still be opened, by the request or a repeat of it, until it is abandoned.
-            if isinstance(error, BatchGone) or self._clock.now() - entry.created_at > ABANDONED:
+            is_old = self._clock.now() - entry.created_at > ABANDONED
+            if isinstance(error, BatchGone) or (is_old and await is_absent(self._objects, record_key)):
                 await self._index.delete((key,))
             return None
         except RecordUnreadable as error:

@@ -134,33 +134,36 @@ class Outbox:
         try:
             stored = await self._jobs.read(ref.tenant, ref.id)
         except JobNotFound as missing:
+            if self._is_young(entry):
+                return "later"
             await self._jobs.confirm_missing(ref.tenant, ref.id, missing)
-            return self._unless_young(entry)
+            return "never"
         record = stored.record
         for event in record.events:
             if event.sequence == ref.sequence and record.webhook_url is not None:
                 return JobHappened(ref, record.webhook_url, record, event)
         if ref.sequence < record.next_sequence:
             return "never"  # the record has passed this sequence, so the event was superseded
-        if self._unless_young(entry) == "never":
-            # A writer that was paused before its commit could still commit the event; the fence rules that out.
-            try:
-                await self._jobs.rearm(stored, record.due_at)
-            except PreconditionFailed:
-                return "later"
-            return "never"
-        return "later"
+        if self._is_young(entry):
+            return "later"
+        # A writer that was paused before its commit could still commit the event; the fence rules that out.
+        try:
+            await self._jobs.rearm(stored, record.due_at)
+        except PreconditionFailed:
+            return "later"
+        return "never"
 
     async def _of_batch(self, entry: OutboxEntry) -> Found:
         ref = entry.ref
         try:
             record = (await self._batches.read(ref.tenant, ref.id)).record
-        except BatchGone:
-            return self._unless_young(entry)
-        except BatchNotFound:
-            # A draft counts as not found as well, and cannot have events.
-            await confirm_absence(self._objects, keys.batch(ref.tenant, ref.id))
-            return self._unless_young(entry)
+        except BatchNotFound as missing:
+            if self._is_young(entry):
+                return "later"
+            if not isinstance(missing, BatchGone):
+                # A draft counts as not found as well, and cannot have events.
+                await confirm_absence(self._objects, keys.batch(ref.tenant, ref.id))
+            return "never"
         if record.finished_at is None or record.webhook_url is None:
             return "later"  # the reaper checks the batch until it is finished, then commits this event
         statuses = await self._batches.statuses(record)
@@ -168,12 +171,16 @@ class Outbox:
 
     async def _of_test(self, entry: OutboxEntry) -> Found:
         stored = await self._deliveries.find(entry.ref)
+        if stored is None and self._is_young(entry):
+            return "later"
         if stored is None:
-            return self._unless_young(entry)
+            await self._deliveries.confirm_missing(entry.ref)
+            return "never"
         return TestAsked(entry.ref, stored.record.url, entry.due)
 
-    def _unless_young(self, entry: OutboxEntry) -> Literal["later", "never"]:
-        return "later" if self._clock.now() - entry.due <= YOUNG else "never"
+    def _is_young(self, entry: OutboxEntry) -> bool:
+        """Whether the event of the entry may still be committed."""
+        return self._clock.now() - entry.due <= YOUNG
 
     async def announce_again(self, record: JobRecord) -> None:
         """Rewrite the entry of each event of the job that was neither delivered nor given up."""

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from storage import keys
-from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.objects import ObjectStore, all_keys, confirm_absence
 from storage.bucket.records import Model, read_as
 from storage.errors import ObjectNotFound
 from storage.timers import SHARED_NONCE, Kind, Timer
@@ -42,6 +42,7 @@ async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, n
     try:
         tombstone = Tombstone.parse(record_key, (await objects.get(record_key)).body)
     except ObjectNotFound:
+        await confirm_absence(objects, record_key)  # it would keep what is left without a timer
         return None
     if tombstone is None:
         return None

@@ -111,7 +111,7 @@ class Reporter:
         with signal.listen(job_topic(record.tenant, record.job_id)) as self._bell:
             while not self._stopping:
                 try:
-                    await self._turn(self._bell)
+                    await self._certain_turn(self._bell)
                 except (AttemptFenced, JobNotFound) as error:
                     self.is_fenced = True
                     self._on_fenced()
@@ -129,6 +129,15 @@ class Reporter:
         """Stop the loop, at once if it waits. A write in flight ends first, so that its result is known."""
         self._stopping = True
         self._bell.ring()
+
+    async def _certain_turn(self, bell: Bell) -> None:
+        """Take a turn. Raises `StorageUnavailable` in place of a `JobNotFound` that is not certain."""
+        try:
+            await self._turn(bell)
+        except JobNotFound as missing:
+            record = self.stored.record
+            await self._jobs.confirm_missing(record.tenant, record.job_id, missing)  # the attempt ends without it
+            raise
 
     async def _turn(self, bell: Bell) -> None:
         rung = await bell.wait(self._policy.interval_s)

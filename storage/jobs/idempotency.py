@@ -18,7 +18,7 @@ from datetime import timedelta
 from pydantic import AwareDatetime
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence
 from storage.bucket.records import Model, read_as
 from storage.clock import Clock
 from storage.concurrency import both
@@ -130,6 +130,7 @@ class IdempotencyStore:
         name = keys.idempotency(timer.tenant, timer.id)
         found = await self._find(name)
         if found is None:
+            await confirm_absence(self._objects, name)  # without its timer it would be kept forever
             return None
         claim, now = found.record, self._clock.now()
         due = claim.claimed_at + CLEAN_UP_AFTER if claim.retired_at is None else claim.retired_at + RETIREMENT

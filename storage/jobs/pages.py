@@ -31,12 +31,17 @@ class JobPages:
         clock: Clock,
         index: IndexWriter,
         read: Callable[[str, str], Awaitable[JobRecord]],
+        is_missing: Callable[[str, str, JobNotFound], Awaitable[bool]],
     ) -> None:
-        """`read` returns the record of a tenant's job; it raises as `JobStore.read`."""
+        """`read` returns the record of a tenant's job; it raises as `JobStore.read`.
+
+        `is_missing` is `JobStore.is_missing`.
+        """
         self._objects = objects
         self._clock = clock
         self._index = index
         self._read = read
+        self._is_missing = is_missing
 
     async def page(
         self,
@@ -75,8 +80,9 @@ class JobPages:
         """Return the record that an index key names, or None if the key is stale; a key that is old is deleted."""
         try:
             record = await self._read(tenant, entry.job_id)
-        except JobNotFound:
-            if self._clock.now() - entry.created_at > YOUNG:
+        except JobNotFound as missing:
+            is_old = self._clock.now() - entry.created_at > YOUNG
+            if is_old and await self._is_missing(tenant, entry.job_id, missing):
                 await self._index.delete((key,))
             return None
         except RecordUnreadable as error:

@@ -81,7 +81,7 @@ class JobStore:
         self._clock = clock
         self._signal = signal
         self._index = IndexWriter(objects)
-        self._pages = JobPages(objects, clock, self._index, self._record)
+        self._pages = JobPages(objects, clock, self._index, self._record, self.is_missing)
         self._parsing = FairSlots(1)
         self._in_use = WeakValueDictionary[tuple[str, str], JobRecord]()
         """Parsed records by key and ETag. The readers of one version share one: a thousand requests may hold it."""

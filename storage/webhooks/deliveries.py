@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence, is_absent
 from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
@@ -160,6 +160,10 @@ class DeliveryStore:
             return None
         return StoredDelivery(read_as(Delivery, stored.head.key, stored.body), stored.head.etag)
 
+    async def confirm_missing(self, ref: EventRef) -> None:
+        """Raise `StorageUnavailable` if a LIST has the delivery that `find` did not find."""
+        await confirm_absence(self._objects, _key(ref))
+
     async def start(self, delivery: Delivery) -> StoredDelivery:
         """Create the record of a delivery. Raises `PreconditionFailed` if it exists."""
         return await self._commit(delivery, etag=None)
@@ -243,7 +247,8 @@ class DeliveryStore:
         stored = await self.find(letter.ref)
         if stored is not None and stored.record.status == "dead":
             return stored.record
-        if now - letter.died_at > YOUNG_LETTER:  # a younger entry may precede its commit
+        is_old = now - letter.died_at > YOUNG_LETTER  # a younger entry may precede its commit
+        if is_old and (stored is not None or await is_absent(self._objects, _key(letter.ref))):
             await self._objects.delete(key)
         return None
 

@@ -13,7 +13,7 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, confirm_absence
 from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
@@ -208,6 +208,7 @@ class EndpointStore:
         try:
             stored = await self._objects.get(key)
         except ObjectNotFound:
+            await confirm_absence(self._objects, key)  # without its timer it would be kept forever
             return None
         now = self._clock.now()
         if now < (forget_at := stored.head.last_modified + FORGOTTEN_AFTER):

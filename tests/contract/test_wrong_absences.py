@@ -1,6 +1,8 @@
 """A bucket that does not find an object which it lists: nothing that could not be undone follows from it."""
 
+import asyncio
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,21 @@ from storage.batch_record import BatchRecord, member_id
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
-from storage.errors import ObjectNotFound, StorageUnavailable
-from storage.index_keys import OUTBOX, QUEUE
+from storage.errors import AttemptFenced, ObjectNotFound, StorageUnavailable
+from storage.index_keys import BATCHES, OUTBOX, QUEUE, list_prefix
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.index import queue_key
 from storage.jobs.models import InputFile
 from storage.jobs.record import Status
+from storage.signal import MemorySignal
+from storage.timers import Timer
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import PNG
 from tests.support.post import URL, Post
 from tests.support.records import a_job
 from tests.support.shop import Shop
 from workers.preparation import fetch_inputs
+from workers.reporter import Reporter, ReportPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -180,3 +185,117 @@ async def test_a_job_of_a_batch_is_not_taken_for_a_removed_one(shop: Shop, objec
     shop.pass_time(minutes=2)
     await shop.reaper.sweep()
     assert (await shop.claim()).job_id == job_id
+
+
+@pytest.mark.parametrize(("is_removed", "was_heard"), [(False, "cancel"), (True, "fence")])
+async def test_a_running_attempt_goes_on(shop: Shop, objects: Forgetful, is_removed: bool, was_heard: str) -> None:
+    """An attempt is given up once neither a read nor a LIST finds its record; otherwise the next read decides."""
+    claimed = await shop.claimed()
+    key, heard = keys.record(claimed.tenant, claimed.job_id), asyncio.Queue[str]()
+    stored = await shop.jobs.read(claimed.tenant, claimed.job_id)
+    reporter = Reporter(
+        shop.jobs,
+        stored,
+        shop.clock,
+        ReportPolicy(interval_s=0.01, cancel_poll_s=0.01, lease_s=3600),
+        observe=lambda: None,
+        on_stop=lambda _: heard.put_nowait("cancel"),
+        on_fenced=lambda: heard.put_nowait("fence"),
+    )
+    await shop.jobs.evolve(claimed.tenant, claimed.job_id, lambda record: record.cancel(now=shop.clock.now()))
+    if is_removed:
+        await objects.delete(key)
+    objects.hidden[key] = 1
+    running = asyncio.create_task(reporter.run(MemorySignal()))
+    async with asyncio.timeout(20):
+        assert await heard.get() == was_heard
+        reporter.stop()
+        with suppress(AttemptFenced):
+            await running
+    assert (objects.hidden.total(), reporter.is_fenced) == (0, is_removed)
+
+
+async def test_a_listed_job_keeps_its_index_key(shop: Shop, objects: Forgetful) -> None:
+    """A page leaves out a job that it does not find, and the next page has it."""
+    job = await shop.queued()
+    shop.pass_time(minutes=11)
+    objects.hidden[keys.record(job.tenant, job.job_id)] = 1
+    pages = [await shop.jobs.page(job.tenant, lambda record: record.job_id, limit=10, cursor=None) for _ in range(2)]
+    assert [page.rows for page in pages] == [(), (job.job_id,)]
+    assert await shop.keys(list_prefix(job.tenant, None))
+
+
+async def test_a_listed_batch_keeps_its_index_key(shop: Shop, objects: Forgetful) -> None:
+    """A page leaves out a batch that it does not find, and the next page has it."""
+    batches, now = shop.stores.batches, shop.clock.now()
+    record = BatchRecord(tenant="default", batch_id=BATCH_ID, job_ids=(), created_at=now)
+    await batches.accept(await batches.draft(record), [])
+    shop.pass_time(hours=26)
+    objects.hidden[keys.batch("default", BATCH_ID)] = 1
+    pages = [await shop.stores.batch_pages.page("default", limit=10, cursor=None) for _ in range(2)]
+    assert [[row.record.batch_id for row in page.rows] for page in pages] == [[], [BATCH_ID]]
+    assert await shop.keys(list_prefix("default", BATCHES))
+
+
+async def test_a_dead_letter_is_kept(objects: Forgetful, clock: ManualClock) -> None:
+    """A page leaves out a dead letter whose delivery it does not find, and the next page has it."""
+    post = Post(objects, clock)
+    deliveries = post.stores.deliveries
+    ref = await deliveries.test("default", URL, BATCH_ID)
+    await deliveries.change(ref, lambda delivery: delivery.died(None, "down", clock.now()))
+    post.pass_time(minutes=11)
+    objects.hidden[keys.delivery("default", "test", BATCH_ID, 1)] = 1
+    pages = [await deliveries.dead_letters("default", limit=10, after="") for _ in range(2)]
+    assert [[letter.owner_id for letter in letters] for letters, _ in pages] == [[], [BATCH_ID]]
+
+
+async def test_a_test_event_is_delivered_later(objects: Forgetful, clock: ManualClock) -> None:
+    """The outbox entry of a test event is kept while its delivery is listed."""
+    post = Post(objects, clock)
+    await post.stores.deliveries.test("default", URL, BATCH_ID)
+    post.pass_time(minutes=11)
+    objects.hidden[keys.delivery("default", "test", BATCH_ID, 1)] = 1
+    await post.send()
+    assert (objects.hidden.total(), len(post.receiver.posts), len(await post.outbox_entries())) == (0, 0, 1)
+    await post.send()
+    assert (len(post.receiver.posts), await post.outbox_entries()) == (1, [])
+
+
+async def test_a_young_entry_costs_no_second_look(objects: Forgetful, clock: ManualClock) -> None:
+    """No LIST follows a read that does not find the owner of an outbox entry that may precede its commit."""
+    post = Post(objects, clock)
+    await post.queued("queued")
+    await post.stores.deliveries.test("default", URL, BATCH_ID)
+    entries = await post.outbox_entries()
+    await objects.delete(*(await objects.list("tenants/")).keys)
+    objects.requests.clear()
+    assert [await post.stores.outbox.find(entry) for entry in entries] == ["later"] * 2
+    assert objects.requests == {"GET": 2}
+    post.pass_time(minutes=11)
+    assert [await post.stores.outbox.find(entry) for entry in entries] == ["never"] * 2
+    assert objects.requests == {"GET": 4, "LIST": 2}
+
+
+async def test_a_claim_and_a_receiver_keep_their_timers(shop: Shop, objects: Forgetful) -> None:
+    """Claims of idempotency keys and receivers are kept forever without their timers, so these go after them."""
+    await shop.stores.idempotency.claim("default", "jobs", "key", "fingerprint")
+    await shop.stores.endpoints.failed("default", URL, disable=None, scale=1)
+    shop.pass_time(days=31)
+    kept = await shop.keys("tenants/")
+    objects.hidden.update(kept)
+    await shop.reaper.sweep()
+    assert (objects.hidden.total(), await shop.keys("tenants/")) == (0, kept)
+    for _ in range(2):
+        await shop.reaper.sweep()
+    assert await shop.keys() == ()
+
+
+async def test_a_tombstone_keeps_its_timer(shop: Shop, objects: Forgetful) -> None:
+    """What a removed job has left is not forgotten while its tombstone is listed."""
+    stored = await shop.completed()
+    await shop.stores.remover.purge(stored)
+    (timer,) = [Timer.parse(key) for key in await shop.keys("timers/")]
+    objects.hidden[keys.record(timer.tenant, timer.id)] = 1
+    with pytest.raises(StorageUnavailable):
+        await shop.stores.remover.collect_garbage(timer)
+    assert await shop.stores.remover.collect_garbage(timer) == timer
