@@ -1,6 +1,6 @@
 """The location of a fault: an input of a node, described in our words and in ComfyUI's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,13 @@ def clipped(text: str) -> str:
 def beginning(value: Any, length: int) -> str:
     """Return the first `length` characters of `repr(value)`. Members of lists and objects behind them are not read."""
     # repr() of a large value is one call in C, which keeps the GIL for a second per 700,000 numbers.
+    return first_characters(_pieces(value, length), length)
+
+
+def first_characters(pieces: Iterable[str], length: int) -> str:
+    """Return the first `length` characters of the joined pieces. Further pieces are not made."""
     found, missing = [], length
-    for piece in _pieces(value, length):
+    for piece in pieces:
         found.append(piece)
         missing -= len(piece)
         if missing <= 0:

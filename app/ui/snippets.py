@@ -10,6 +10,7 @@ from typing import Any
 from storage.jobs.models import Input
 from storage.jobs.record import JobRecord
 from storage.keys import upload_of
+from workflows.location import first_characters
 from workflows.manifest import NamedWorkflow
 
 KEY = "COMFYUI_MODAL_API_KEY"
@@ -53,13 +54,7 @@ def snippets(
 def beginning_of_json(value: Any, length: int) -> str:
     """Return the first `length` characters of the value's JSON. What stands behind them is not read."""
     # dumps() of a large value is one call in C, which keeps the GIL; iterencode() is Python code.
-    found, missing = [], length
-    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
-        found.append(piece)
-        missing -= len(piece)
-        if missing <= 0:
-            break
-    return "".join(found)[:length]
+    return first_characters(json.JSONEncoder(ensure_ascii=False).iterencode(value), length)
 
 
 def _retries(base: str, job_id: str) -> list[Snippet]:
