@@ -6,7 +6,7 @@ heads, but neither bounds idle connections, answers that are not read, or the fr
 When more than `max_waiting` connections are idle, this protocol closes the oldest, so that silent clients cannot
 exhaust the connections. A client that was answered before its whole body arrived (with 401, for example) has `head_s`
 seconds to finish sending. If the rest of the body is long, or the body was refused, the rest is discarded without
-parsing, and the connection takes no further request.
+parsing, and the connection takes no further request. The response then says `connection: close`.
 
 A client that does not read its answers holds memory in this process and in the kernel. The kernel's send buffer is
 therefore small, and a connection that takes less than `min_read_bytes` in `write_s` is reset. Until then it counts as
@@ -23,10 +23,11 @@ import asyncio
 import logging
 import socket
 import struct
+import sys
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
 TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
@@ -36,6 +37,7 @@ UNWANTED = (413, "Content Too Large", "this method takes no body")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 SMALL_CHUNKS = (400, "Bad Request", "the body is in too many small chunks")
 FIELD_BYTES = len(b": \r\n")
+CLOSE = (b"connection", b"close")
 WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods for which no operation of the API reads a body."""
 AT_ONCE = struct.pack("ii", 1, 0)
@@ -110,6 +112,29 @@ class _Refused(Exception):
     """Raised in a callback of the parser, so that it does not parse the rest of the read."""
 
 
+class _CycleTransport(asyncio.Transport):
+    """What uvicorn's cycle of one request uses of a transport. `close` keeps a connection whose body still arrives.
+
+    uvicorn closes with the last byte of a response that says `connection: close`. A client that still sends would then
+    be reset, perhaps before it reads the response.
+    """
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        super().__init__()
+        self._transport = transport
+        self._cycle = cycle
+
+    def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        if not (self._cycle.response_complete and self._cycle.more_body):  # else see `on_response_complete`
+            self._transport.close()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the limits of a `Guard`.
 
@@ -129,6 +154,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._unbroken_bytes = 0
         self._unread_bytes = 0
+        self._declared_bytes = 0
         self._pieces = 0
         self._trailers = 0
         self._is_done = False  # what arrives from now on is discarded
@@ -230,14 +256,36 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(*TOO_LARGE)
         if len(self.pipeline) >= limits.max_pipelined:
             self._stop(*TOO_MANY)
+        before = self.cycle
         super().on_headers_complete()  # may raise for the URL, which is then refused as part of a head
         self._await_no_more()
+        if self.cycle is not before:  # otherwise the request is an upgrade, which has no cycle
+            self.cycle.transport = _CycleTransport(self.transport, self.cycle)
+            self._expect_body()
+
+    def _expect_body(self) -> None:
+        """Let a response say `connection: close` as long as the rest of the body may be too long to be parsed."""
+        fields = dict(self.headers)
+        self._declared_bytes = 0
+        if b"transfer-encoding" in fields:
+            self._declared_bytes = sys.maxsize
+        elif int(fields.get(b"content-length", 0)) > self._guard.limits.max_unread_bytes:
+            self._declared_bytes = int(fields[b"content-length"])
+        if self._declared_bytes:
+            self.cycle.default_headers = [*self.server_state.default_headers, CLOSE]
+
+    def _expect_little(self) -> None:
+        """Let the connection continue after a response, because the rest of the body is short."""
+        self._declared_bytes = 0
+        self.cycle.default_headers = self.server_state.default_headers
 
     def on_body(self, body: bytes) -> None:
         """Keep the body only where the application reads it."""
         limits = self._guard.limits
         self._body_bytes += len(body)
         self._unbroken_bytes = 0
+        if 0 < self._declared_bytes <= self._body_bytes + limits.max_unread_bytes:
+            self._expect_little()
         self._pieces += 1
         if self._pieces > limits.max_small_chunks + self._body_bytes // limits.min_chunk_bytes:
             self._stop(*SMALL_CHUNKS)
@@ -249,6 +297,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(*UNWANTED)
 
     def on_message_complete(self) -> None:
+        if self._declared_bytes:
+            self._expect_little()
         self._await_no_rest()
         super().on_message_complete()
 
@@ -256,7 +306,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         # Closing at once would reset the connection, and a client that still sends might never read its answer.
         if self.cycle.response_complete:  # otherwise a pipelined request has begun
-            if self.cycle.more_body:
+            if self.cycle.more_body and not self.cycle.keep_alive:
+                self._discard_rest()
+            elif self.cycle.more_body:
                 self._await_rest()
             self._await_client()
 

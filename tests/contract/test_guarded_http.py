@@ -50,6 +50,10 @@ async def _answer_shortly(_: Request) -> Response:
     return PlainTextResponse("x" * SHORT)
 
 
+async def _answer_and_close(_: Request) -> Response:
+    return PlainTextResponse("well", headers={"connection": "close"})
+
+
 async def _fail(_: Request) -> Response:
     raise RuntimeError("on purpose")
 
@@ -93,6 +97,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, _CountingG
     app = Starlette(
         routes=[
             Route("/", _answer_at_once, methods=["GET", "POST"]),
+            Route("/closes", _answer_and_close, methods=["POST"]),
             Route("/fails", _fail),
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
@@ -187,7 +192,7 @@ async def test_a_long_rest_of_a_body_is_discarded(kind: bytes) -> None:
         reader, writer = await connect()
         writer.write(POSTED + kind + b"\r\n\r\n")
         async with asyncio.timeout(TIME_LIMIT_S):
-            await reader.readuntil(b"well")
+            assert b"\r\nconnection: close\r\n" in await reader.readuntil(b"well")
             writer.write(b"64\r\n%b\r\n" % (b"x" * 100) * 10_000)
             assert await reader.read() == b""  # the end of the responses, not of the connection
             parsed = guard.calls["pieces"]
@@ -202,9 +207,33 @@ async def test_a_short_rest_of_a_body_keeps_the_connection() -> None:
         connection = reader, writer = await connect()
         writer.write(POSTED + b"content-length: 100000\r\n\r\n")
         async with asyncio.timeout(TIME_LIMIT_S):
-            await reader.readuntil(b"well")
+            assert b"connection: " not in await reader.readuntil(b"well")
         writer.write(b"x" * 100_000)
         assert await _is_served(connection)
+
+
+@pytest.mark.parametrize("kind", [b"content-length: %d" % LARGE, b"transfer-encoding: chunked"])
+async def test_a_long_body_that_was_read_keeps_the_connection(kind: bytes) -> None:
+    async with _server(HeadLimits()) as (connect, _):
+        connection = reader, writer = await connect()
+        writer.write(b"POST /read HTTP/1.1\r\nhost: here\r\n" + kind + b"\r\n\r\n")
+        body = b"x" * LARGE
+        writer.write(body if kind.startswith(b"content") else b"%x\r\n%b\r\n0\r\n\r\n" % (LARGE, body))
+        async with asyncio.timeout(TIME_LIMIT_S):
+            assert b"connection: " not in await reader.readuntil(b"well")
+        assert await _is_served(connection)
+
+
+async def test_a_response_that_closes_does_not_reset_a_client_that_sends() -> None:
+    """A connection whose response says `connection: close` first takes the rest of its body."""
+    async with _server(HeadLimits(head_s=3600)) as (connect, _):
+        connection = reader, writer = await connect()
+        writer.write(b"POST /closes HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n" % LARGE)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await reader.readuntil(b"well")
+            writer.write(b"x" * LARGE)
+            await writer.drain()
+        assert await _rest_of(connection) == b""
 
 
 async def test_a_malformed_rest_of_a_body_gets_no_second_response() -> None:

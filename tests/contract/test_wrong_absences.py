@@ -14,7 +14,7 @@ from storage.batch_record import BatchRecord, member_id
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
-from storage.errors import AttemptFenced, ObjectNotFound, StorageUnavailable
+from storage.errors import AttemptFenced, JobGone, ObjectNotFound, StorageUnavailable
 from storage.index_keys import BATCHES, OUTBOX, QUEUE, list_prefix
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.index import queue_key
@@ -299,3 +299,19 @@ async def test_a_tombstone_keeps_its_timer(shop: Shop, objects: Forgetful) -> No
     with pytest.raises(StorageUnavailable):
         await shop.stores.remover.collect_garbage(timer)
     assert await shop.stores.remover.collect_garbage(timer) == timer
+
+
+async def test_a_job_of_an_abandoned_batch_is_removed(shop: Shop, objects: Forgetful) -> None:
+    """A draft is kept until each of its jobs was found and removed, since only the draft names them."""
+    now, job_id = shop.clock.now(), member_id(BATCH_ID, 0)
+    await shop.stores.batches.draft(BatchRecord(tenant="default", batch_id=BATCH_ID, job_ids=(job_id,), created_at=now))
+    job = a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now)
+    await shop.jobs.create_unpublished(job, workflow=b"{}")
+    shop.pass_time(hours=26)
+    objects.hidden[keys.record("default", job_id)] = 1
+    for _ in range(2):
+        await shop.reaper.sweep()
+        shop.pass_time(hours=1)
+    assert objects.hidden.total() == 0
+    with pytest.raises(JobGone):
+        await shop.jobs.read("default", job_id)
