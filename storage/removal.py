@@ -43,13 +43,17 @@ class JobRemover:
         )
 
     async def discard(self, tenant: str, job_id: str, created_at: datetime) -> None:
-        """Remove a job of an abandoned batch, whether it was written or not. No worker can find such a job."""
+        """Remove a job of an abandoned batch, whether it was written or not. No worker can find such a job.
+
+        Raises `PreconditionFailed` if it was not found and exists.
+        """
         try:
             await compare_and_swap(f"job {job_id}", lambda: self._jobs.read(tenant, job_id), self.purge)
         except JobGone:  # removed already
             pass
         except JobNotFound:
-            await self.remove_unaccepted(tenant, job_id, created_at)
+            # A job that exists all the same would be left without its batch, so it is removed at the next sweep.
+            await self._bury(tenant, job_id, _first_rows(tenant, job_id, created_at), etag=None)
 
     async def remove_unaccepted(self, tenant: str, job_id: str, created_at: datetime) -> None:
         """Delete the objects of a submission that never committed. A job that exists is kept."""
