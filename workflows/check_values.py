@@ -13,13 +13,13 @@ from workflows.location import Location, beginning, clipped, plain, short, words
 from workflows.model_files import Listing, is_file, listing
 from workflows.suggestions import suggestion
 
-LONGEST_TEXT = 4096
+LONGEST_STRING = 4096
 """Characters of a list or an object that is converted to a STRING here. No file's path is longer, and only files are
 looked for by a STRING."""
 
 
 def _text(value: Any) -> str:
-    return beginning(value, LONGEST_TEXT) if isinstance(value, list | dict) else str(value)
+    return beginning(value, LONGEST_STRING) if isinstance(value, list | dict) else str(value)
 
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": _text, "BOOLEAN": bool}

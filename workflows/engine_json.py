@@ -11,7 +11,7 @@ from typing import Any
 
 from workflows.json_weight import weight
 
-MAX_WEIGHT = 32 * 1024 * 1024
+MAX_ENGINE_WEIGHT = 32 * 1024 * 1024
 """Default maximum `weight` of a text, and so of its bytes, since lists in lists take 70 times their bytes of memory.
 The object_info of ComfyUI's own nodes weighs 2.5 MB."""
 
@@ -25,7 +25,7 @@ class TooHeavy(ValueError):
     """A text exceeds its maximum weight."""
 
 
-def parsed(content: bytes | str, *, unfit: float | None = None, max_weight: int = MAX_WEIGHT) -> Any:
+def parsed(content: bytes | str, *, unfit: float | None = None, max_weight: int = MAX_ENGINE_WEIGHT) -> Any:
     """Parse JSON. NaN, infinities and numbers beyond these limits become `unfit`; invalid Unicode becomes U+FFFD.
 
     Raises ValueError for a text that is not JSON, `TooHeavy` for a large one, RecursionError for one of great depth.

@@ -18,7 +18,7 @@ MOST_CHOICES = 1_000
 """Choices of one input that are shown."""
 MOST_LOADERS = 20
 """Loaders of one model that are shown."""
-LONGEST_TEXT = 500
+LONGEST_SHOWN = 500
 """Characters of a text or name that are shown. An engine's custom nodes may report texts of any length."""
 
 _FILE_WORDS = frozenset(
@@ -77,7 +77,7 @@ class Model:
 
 def kind_of(declared: InputDeclaration) -> str:
     """Return an input's type; COMBO for a list of choices."""
-    return "COMBO" if declared.is_combo else str(declared.kind)[:LONGEST_TEXT]
+    return "COMBO" if declared.is_combo else str(declared.kind)[:LONGEST_SHOWN]
 
 
 def shown_choices(about: NodeDeclaration, declared: InputDeclaration) -> list[Any] | None:
@@ -149,4 +149,4 @@ def _is_plain(choice: Any) -> bool:
     """Whether a choice is a number or a short text that names no file but a model's."""
     if not isinstance(choice, str):
         return isinstance(choice, int | float)
-    return len(choice) <= LONGEST_TEXT and extension_of(choice) not in OTHER_EXTENSIONS and not _PATH.match(choice)
+    return len(choice) <= LONGEST_SHOWN and extension_of(choice) not in OTHER_EXTENSIONS and not _PATH.match(choice)

@@ -10,7 +10,7 @@ from typing import Any
 from workflows.manifest import NamedInput
 from workflows.proposals import ProposedInput
 
-LONGEST_TEXT = 500
+LONGEST_COMMENT = 500
 """Characters of a text that is repeated in a comment."""
 MOST_IN_A_LINE = 100
 """Characters of a list that stands in one line."""
@@ -109,4 +109,4 @@ def _escape(found: re.Match[str]) -> str:
 
 def comment(text: Any) -> str:
     """Return the text in one line without control characters, for a comment."""
-    return _CONTROL.sub(" ", str(text))[:LONGEST_TEXT]
+    return _CONTROL.sub(" ", str(text))[:LONGEST_COMMENT]

@@ -14,7 +14,7 @@ from workflows import engine_json
 
 LONGEST_ID = 512
 """Maximum characters of a node's id, including its place in an expanded subgraph. A graph's own ids have 256."""
-LONGEST_TEXT = 256
+LONGEST_NAME = 256
 """Maximum characters of a class or an exception's type; the rest is cut."""
 LONGEST_EXCEPTION = 64 * 1024
 MAX_FRAME_WEIGHT = 4 * 1024 * 1024
@@ -205,7 +205,7 @@ def _id_or_none(value: object) -> str | None:
 
 
 def _name(value: object) -> str:
-    return str(value)[:LONGEST_TEXT]
+    return str(value)[:LONGEST_NAME]
 
 
 def _progress_state(data: dict[str, Any]) -> Message:

@@ -22,7 +22,7 @@ from app.problems import Problem
 from storage.keys import DEFAULT_POOL
 from storage.pools.engine_info import Published
 from workflows.declarations import InputDeclaration, NodeDeclaration
-from workflows.inventory import LONGEST_TEXT, MOST_CHOICES, Model, kind_of, shown_choices, shown_default
+from workflows.inventory import LONGEST_SHOWN, MOST_CHOICES, Model, kind_of, shown_choices, shown_default
 from workflows.suggestions import suggestion
 
 T = TypeVar("T")
@@ -248,11 +248,11 @@ def _raw(published: Published, class_type: str) -> Mapping[str, Any]:
 
 
 def _type(output: Any) -> str:
-    return "COMBO" if isinstance(output, list) else str(output)[:LONGEST_TEXT]
+    return "COMBO" if isinstance(output, list) else str(output)[:LONGEST_SHOWN]
 
 
 def _shown_text(value: Any) -> str:
-    return value[:LONGEST_TEXT] if isinstance(value, str) else ""
+    return value[:LONGEST_SHOWN] if isinstance(value, str) else ""
 
 
 def _number(value: Any) -> int | float | None:

@@ -13,7 +13,7 @@ from tests.support.scripted_comfy import Answer, ComfyState, Play, serving
 from tests.support.waiting import until
 from workers.comfy.execution import MOST_DELIVERED
 from workers.comfy.http import MAX_ANSWER_BYTES
-from workers.comfy.inbox import MAX_WEIGHT
+from workers.comfy.inbox import MAX_INBOX_WEIGHT
 from workers.errors import (
     EngineUnavailable,
     NodeFailed,
@@ -242,7 +242,7 @@ async def test_refusals_are_distinguished(answer: Answer, error: type[WorkerErro
 async def test_pictures_wait_in_the_engine_while_the_consumer_is_busy() -> None:
     """The socket is not read while the inbox is full, and no picture is lost."""
     pictures = 12
-    frame = struct.pack(">II", 1, 2) + bytes(MAX_WEIGHT // 4)
+    frame = struct.pack(">II", 1, 2) + bytes(MAX_INBOX_WEIGHT // 4)
 
     async def script(play: Play) -> None:
         await play.say("execution_start")

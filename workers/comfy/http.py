@@ -21,7 +21,7 @@ CHUNK_BYTES = 1024 * 1024
 REQUEST_S = 60.0
 """Seconds for a whole request and its JSON response, which an engine could otherwise send byte by byte for ever. Files
 have no such limit."""
-MAX_ANSWER_BYTES = engine_json.MAX_WEIGHT
+MAX_ANSWER_BYTES = engine_json.MAX_ENGINE_WEIGHT
 """Maximum bytes of a JSON response, since a node may return any text, and its maximum weight. Lists in lists take 70
 times their bytes of memory. It does not limit files."""
 

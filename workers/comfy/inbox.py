@@ -13,7 +13,7 @@ from collections.abc import Hashable
 
 from workflows.messages import Message, Preview, Progress, ProgressState, ProgressText, Status, Unknown
 
-MAX_WEIGHT = 32 * 1024 * 1024
+MAX_INBOX_WEIGHT = 32 * 1024 * 1024
 """Weight of the waiting messages, in bytes of their frames, from which on the socket is not read."""
 MAX_MESSAGES = 10_000
 """Number of waiting messages from which on the socket is not read. The largest graph has 2,000 nodes."""
@@ -38,7 +38,7 @@ class Inbox:
 
     @property
     def is_full(self) -> bool:
-        return self._weight >= MAX_WEIGHT or len(self._waiting) >= MAX_MESSAGES
+        return self._weight >= MAX_INBOX_WEIGHT or len(self._waiting) >= MAX_MESSAGES
 
     def put(self, message: Message, weight: int) -> None:
         """Keep a message whose frame has this weight. Progress texts, the queue's status and unknown types are ignored.

@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 from workflows.json_weight import weight
-from workflows.messages import LONGEST_TEXT, is_id
+from workflows.messages import LONGEST_NAME, is_id
 from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS
 
 LONGEST_MESSAGE = 2000
@@ -117,7 +117,7 @@ def _weight(reason: Mapping[str, Any]) -> int:
 
 def _class_of(error: object) -> str | None:
     found = error.get("class_type") if isinstance(error, Mapping) else None
-    return found[:LONGEST_TEXT] if isinstance(found, str) else None
+    return found[:LONGEST_NAME] if isinstance(found, str) else None
 
 
 def _listed(error: Mapping[str, Any], name: str) -> list[Any]:

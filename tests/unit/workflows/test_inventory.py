@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from workflows.catalogue import Catalogue
-from workflows.inventory import LONGEST_TEXT, MOST_LOADERS, Loader, Model, models_of, shown_choices, shown_default
+from workflows.inventory import LONGEST_SHOWN, MOST_LOADERS, Loader, Model, models_of, shown_choices, shown_default
 
 CUSTOM: dict[str, Any] = {"python_module": "custom_nodes.Pack"}
 
@@ -39,7 +39,7 @@ def choices(described: dict[str, Any]) -> list[Any] | None:
         (node("folder_name", ["customer-42"]), None),
         (node("clip", ["/srv/customer-42/x"]), None),
         (node("clip", ["C:\\customer-42\\x"]), None),
-        (node("clip", ["x" * (LONGEST_TEXT + 1)]), None),
+        (node("clip", ["x" * (LONGEST_SHOWN + 1)]), None),
         (node("clip", ["customer-42"], checked_files={"clip": {"is": "file", "below": "input"}}), None),
         (node("clip", ["customer-42"], {"remote": {"route": "/internal/files"}}), ["customer-42"]),
         (node("clip", "COMBO", {"remote": {"route": "/internal/files"}, "options": ["customer-42"]}), None),

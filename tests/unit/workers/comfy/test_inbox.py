@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.comfy.inbox import MAX_MESSAGES, MAX_WEIGHT, Inbox
+from workers.comfy.inbox import MAX_INBOX_WEIGHT, MAX_MESSAGES, Inbox
 from workflows.messages import (
     Executed,
     Executing,
@@ -79,7 +79,7 @@ def test_messages_of_other_prompts_are_not_kept(own: str | None) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("number", "weight"), [(3, (MAX_WEIGHT + 2) // 3), (MAX_MESSAGES, 1)])
+@pytest.mark.parametrize(("number", "weight"), [(3, (MAX_INBOX_WEIGHT + 2) // 3), (MAX_MESSAGES, 1)])
 async def test_a_full_inbox_holds_its_producer_back(number: int, weight: int) -> None:
     """The producer waits from the limit of weight or number on, until the consumer has taken a message."""
     inbox = inbox_of("p")
@@ -99,7 +99,7 @@ async def test_a_replaced_message_takes_no_room() -> None:
     """Only waiting messages count, not those that a newer one has replaced."""
     inbox = inbox_of("p")
     for _ in range(3):
-        inbox.put(Preview("jpeg", b"x", "1", "p"), MAX_WEIGHT - 1)
+        inbox.put(Preview("jpeg", b"x", "1", "p"), MAX_INBOX_WEIGHT - 1)
     assert not inbox.is_full
 
 
