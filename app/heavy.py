@@ -1,7 +1,7 @@
-"""Runs CPU-bound work off the event loop, in one thread that tenants share in turn.
+"""Runs CPU-bound work off the event loop, in two threads of which one tenant has one.
 
-There is one thread because the work is Python code that holds the GIL: a second thread would slow both down, and the
-event loop would compete with two threads for the GIL.
+The work is Python code that holds the GIL, so further threads do not make it faster. The second one is there for the
+work of others while a tenant's takes long; the event loop competes with both for the GIL.
 """
 
 import asyncio
@@ -16,10 +16,12 @@ from storage.fair_slots import FairSlots
 T = TypeVar("T")
 
 SWITCH_S = 0.001
-"""The GIL switch interval: how long the thread keeps the GIL while the event loop waits. Python's default is 5 ms."""
+"""The GIL switch interval: how long a thread keeps the GIL while the event loop waits. Python's default is 5 ms."""
 
-_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
-_TURNS = FairSlots(1)
+THREADS = 2
+
+_EXECUTOR = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="heavy")
+_SLOTS = FairSlots(THREADS, each=THREADS - 1)
 
 
 def yield_soon() -> None:
@@ -28,7 +30,9 @@ def yield_soon() -> None:
 
 
 async def off_loop(work: Callable[..., T], *args: Any) -> T:
-    """Run `work` in the thread. It must be bounded and do no I/O that can hang."""
-    # Fair slots in front of the executor's FIFO: a tenant with many jobs waits behind one job of each other tenant.
-    async with _TURNS.slot(current_owner()):
-        return await asyncio.get_running_loop().run_in_executor(_THREAD, work, *args)
+    """Run `work` in a thread. It must be bounded and do no I/O that can hang."""
+    leave = await _SLOTS.enter(current_owner())
+    running = asyncio.get_running_loop().run_in_executor(_EXECUTOR, work, *args)
+    # Not at the end of this call, which a client can cancel: the thread goes on, and its slot with it.
+    running.add_done_callback(lambda _: leave())
+    return await asyncio.shield(running)

@@ -10,6 +10,7 @@ import pytest
 
 from app.config import ApiConfig
 from app.heavy import off_loop
+from storage.bucket.budget import on_behalf_of
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.compare_editor.cases import OBJECT_INFO, Draft, definition, seal
@@ -168,9 +169,10 @@ async def test_a_request_that_waits_for_its_place_holds_no_converted_graph(publi
 
 @pytest.mark.parametrize("path", ["/v1/workflows/convert", "/v1/workflows/inspect", "/v1/jobs"])
 async def test_a_small_file_is_converted_off_the_event_loop(published: Api, path: str) -> None:
-    """A conversion waits for the thread of heavy work, however small the file is."""
+    """A conversion waits for its tenant's thread of heavy work, however small the file is."""
     is_free = threading.Event()
-    busy = asyncio.create_task(off_loop(is_free.wait))
+    with on_behalf_of("default"):
+        busy = asyncio.create_task(off_loop(is_free.wait))
     try:
         answer = asyncio.create_task(published.client.post(path, json={"workflow": picture()}))
         assert (await asyncio.wait([answer], timeout=0.3))[0] == set()
