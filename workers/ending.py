@@ -17,10 +17,11 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 from storage.jobs.timers import KeysAhead
 from storage.stores import Stores
-from workers.comfy.refusals import bounded, warnings_of
+from workers.comfy.refusals import warnings_of
 from workers.errors import OutputFailed, Repeat, WorkerError
 from workers.outputs.payload import strict_json
 from workers.reporter import ReportPolicy
+from workflows.node_errors import bounded
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from workflows.errors import (
 )
 from workflows.graph import Graph, as_link
 from workflows.input_files import Files
-from workflows.location import Location, plain, short, words
+from workflows.location import Location, clipped, plain, short, words
 
 MOST_NAMED = 20
 """Nodes of a cycle that an error names."""
@@ -99,13 +99,19 @@ def dangling(graph: Graph, node_id: str) -> Iterator[WorkflowError]:
 def ring_fault(graph: Graph, ring: Sequence[str]) -> WorkflowError:
     """Return the fault of a cycle, with the first nodes of a long one."""
     # The message is that of ComfyUI 0.33; 0.3.64 exceeds its recursion limit instead and has no message of its own.
-    closed = [*ring, ring[0]] if len(ring) <= MOST_NAMED else [*ring[:MOST_NAMED], "…"]
-    classes = {node_id: f"{node_id} ({graph.nodes[node_id].class_type})" for node_id in ring[:MOST_NAMED]}
-    words = " -> ".join(classes.get(node_id, node_id) for node_id in closed)
-    info = {"node_id": ring[0], "cycle_nodes": list(ring[:MOST_NAMED])}
-    said = {"type": "dependency_cycle", "message": "Dependency cycle detected", "details": words, "extra_info": info}
+    closed = [*ring, ring[0]] if len(ring) <= MOST_NAMED else ring[:MOST_NAMED]
+    # Each node of the cycle gets the error, so long ids and names are cut.
+    named = [clipped(node_id) for node_id in closed]
+    classed = [clipped(f"{node_id} ({graph.nodes[node_id].class_type})") for node_id in closed]
+    more = [] if len(ring) <= MOST_NAMED else ["…"]
+    said = {
+        "type": "dependency_cycle",
+        "message": "Dependency cycle detected",
+        "details": " -> ".join(classed + more),
+        "extra_info": {"node_id": ring[0], "cycle_nodes": list(ring[:MOST_NAMED])},
+    }
     return WorkflowCycle(
-        f"nodes wait for each other: {' → '.join(closed)}",
+        f"nodes wait for each other: {' → '.join(named + more)}",
         pointer=pointer(ring[0]),
         ring=ring[:MOST_NAMED],
         hint="remove one of these links",

@@ -6,14 +6,13 @@ from typing import Any
 
 from workflows.errors import UnknownNodeClass, WorkflowCycle, WorkflowError
 from workflows.graph import Graph
+from workflows.node_errors import MOST_NODES, bounded
 
 MOST_SEARCHED_HINTS = 10
 """Faults of a report whose hint may search for similar names: each search takes milliseconds on a large engine."""
-LONGEST_DEPENDENTS = 64 * 1024
-"""Characters of all output names in one report, which is stored with its job. Without the limit, 50 faults could name
-2,000 outputs of 256 characters each."""
-MOST_DEPENDENTS = 1_000
-"""Output names in one report. A parsed name takes 50 bytes and more, however short it is."""
+LONGEST_DETAILS = 64 * 1024
+"""Maximum characters of our own messages in the warnings of a report: each of a cycle's nodes repeats that of the
+cycle. Messages beyond it are cut."""
 Edges = Mapping[str, Sequence[str]]
 """Adjacency lists by node id."""
 
@@ -23,8 +22,7 @@ class Report:
     """The result of validating a graph. `runs` are the output nodes that ComfyUI would run.
 
     `node_errors` has ComfyUI's form {node id: {errors, dependent_outputs, class_type}}. As in ComfyUI, an unknown class
-    or a graph without outputs is not a node's error. At most `MOST_DEPENDENTS` output names are
-    listed, of `LONGEST_DEPENDENTS` characters in all.
+    or a graph without outputs is not a node's error. It has the limits of `workflows.node_errors`.
     """
 
     faults: tuple[WorkflowError, ...] = ()
@@ -41,10 +39,12 @@ class Report:
         for fault in self.faults:
             for node_id in _nodes_of(fault):
                 first.setdefault(node_id, fault)
-        return {
-            node_id: {**about, "detail": first[node_id].message, "hint": shown_hint(first[node_id], position)}
-            for position, (node_id, about) in enumerate(self.node_errors.items())
-        }
+        found, left = {}, LONGEST_DETAILS
+        for position, (node_id, about) in enumerate(self.node_errors.items()):
+            detail = first[node_id].message[:left]
+            left -= len(detail)
+            found[node_id] = {**about, "detail": detail, "hint": shown_hint(first[node_id], position)}
+        return found
 
 
 def _nodes_of(fault: WorkflowError) -> Sequence[str]:
@@ -64,25 +64,19 @@ def report(
 ) -> Report:
     """Build the report. `dependents_of` returns the output nodes that a faulty node keeps from running."""
     errors: dict[str, Any] = {}
-    names_left, left = MOST_DEPENDENTS, LONGEST_DEPENDENTS
     blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
     for node_id, fault in blamed:
         if node_id not in errors:
+            if len(errors) == MOST_NODES:
+                continue
             dependents = dependents_of(node_id)
-            named: list[str] = []
-            for output in (name for name in graph.nodes if name in dependents):
-                left -= len(output)
-                if left < 0 or len(named) == names_left:
-                    break
-                named.append(output)
-            names_left -= len(named)
             errors[node_id] = {
                 "errors": [],
-                "dependent_outputs": named,
+                "dependent_outputs": [name for name in graph.nodes if name in dependents],
                 "class_type": graph.nodes[node_id].class_type,
             }
         errors[node_id]["errors"].append(dict(fault.engine or {}))
-    return Report(tuple(faults), errors, runs)
+    return Report(tuple(faults), bounded(errors), runs)
 
 
 def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:

@@ -1,21 +1,14 @@
 """Interprets ComfyUI's responses to POST /prompt. Pure; the bodies are those of recorded refusals."""
 
-import json
 import re
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
-from workflows.json_weight import weight
-from workflows.messages import LONGEST_NAME, is_id
-from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS
+from workflows.messages import is_id
+from workflows.node_errors import bounded, class_of, listed
 
 LONGEST_MESSAGE = 2000
-MOST_NODES = 200
-"""Maximum nodes of a graph whose errors a job's record keeps."""
-LONGEST_ERRORS = 256 * 1024
-"""Maximum weight of these errors as JSON, since each may repeat a value or the choices of an input."""
 RING = "dependency_cycle"
 
 
@@ -47,37 +40,6 @@ def node_errors_of(body: object) -> Mapping[str, Any]:
     return node_errors if isinstance(node_errors, dict) else {}
 
 
-def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ComfyUI's `node_errors` that fits in a job's record: 2,000 nodes can name 2,000 outputs each.
-
-    The first nodes and outputs are kept; an error that is too long keeps only its type.
-    """
-    found: dict[str, Any] = {}
-    names_left, characters_left, errors_left = MOST_DEPENDENTS, LONGEST_DEPENDENTS, LONGEST_ERRORS
-    for node_id, error in islice(node_errors.items(), MOST_NODES):
-        if not is_id(node_id) or not isinstance(error, Mapping):
-            continue
-        outputs: list[str] = []
-        reasons = []
-        for output in filter(is_id, _listed(error, "dependent_outputs")):
-            characters_left -= len(str(output))
-            if characters_left < 0 or len(outputs) == names_left:
-                break
-            outputs.append(str(output))
-        names_left -= len(outputs)
-        for reason in _listed(error, "errors")[:MOST_NODES]:
-            if isinstance(reason, Mapping):
-                fits = _weight(reason) <= errors_left
-                kept = reason if fits else {"type": str(reason.get("type"))[:100]}
-                errors_left -= _weight(kept)
-                if errors_left < 0:
-                    break
-                reasons.append(kept)
-        known = {"errors": reasons, "dependent_outputs": outputs, "class_type": _class_of(error)}
-        found[node_id] = {name: value for name, value in known.items() if name in error}
-    return found
-
-
 def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the warnings of a job's record. `known` are those of the submission, mostly with our own messages.
 
@@ -87,8 +49,8 @@ def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dic
     return _rings(node_errors, known) | {
         node_id: {
             "class_type": error.get("class_type"),
-            "dependent_outputs": _listed(error, "dependent_outputs"),
-            "errors": _listed(error, "errors"),
+            "dependent_outputs": listed(error, "dependent_outputs"),
+            "errors": listed(error, "errors"),
             "detail": known.get(node_id, {}).get("detail") or _message(None, {node_id: error})[:LONGEST_MESSAGE],
             "hint": known.get(node_id, {}).get("hint", ""),
         }
@@ -99,8 +61,8 @@ def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dic
 def not_run(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[str]:
     """Return the output nodes that the engine does not run; the arguments are those of `warnings_of`."""
     errors = (error for error in (*node_errors.values(), *_rings(node_errors, known).values()))
-    listed = (_listed(error, "dependent_outputs") for error in errors if isinstance(error, Mapping))
-    return frozenset(str(output) for outputs in listed for output in outputs)
+    kept_from_running = (listed(error, "dependent_outputs") for error in errors if isinstance(error, Mapping))
+    return frozenset(str(output) for outputs in kept_from_running for output in outputs)
 
 
 def _rings(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,30 +73,16 @@ def _rings(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
     }
 
 
-def _weight(reason: Mapping[str, Any]) -> int:
-    return weight(json.dumps(reason, default=str).encode())
-
-
-def _class_of(error: object) -> str | None:
-    found = error.get("class_type") if isinstance(error, Mapping) else None
-    return found[:LONGEST_NAME] if isinstance(found, str) else None
-
-
-def _listed(error: Mapping[str, Any], name: str) -> list[Any]:
-    found = error.get(name)
-    return found if isinstance(found, list) else []
-
-
 def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the id and class of the first node with errors, else those in the error itself."""
     for node_id, node_error in node_errors.items():
-        return node_id if is_id(node_id) else None, _class_of(node_error)
+        return node_id if is_id(node_id) else None, class_of(node_error)
     if not isinstance(error, Mapping):
         return None, None
     # For an unknown class ComfyUI 0.33 has both here, and 0.3.64 has only the id, in `details`.
     named = error.get("extra_info")
     if isinstance(named, Mapping) and is_id(named.get("node_id")):
-        return str(named["node_id"]), _class_of(named)
+        return str(named["node_id"]), class_of(named)
     in_words = _NODE_ID.search(str(error.get("details")))
     return (in_words[1] if in_words and is_id(in_words[1]) else None), None
 
@@ -143,7 +91,7 @@ def _message(error: object, node_errors: Mapping[str, Any]) -> str:
     """Return ComfyUI's message: the first node's first error if there is one, else the general one."""
     for node_id, node_error in node_errors.items():
         if isinstance(node_error, Mapping):
-            reasons = _listed(node_error, "errors") or [{}]
+            reasons = listed(node_error, "errors") or [{}]
             return f"node {node_id} ({node_error.get('class_type')}): {_words(reasons[0])}"
     return _words(error)
 

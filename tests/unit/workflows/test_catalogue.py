@@ -10,7 +10,8 @@ import pytest
 from workflows.catalogue import MOST_FAULTS, Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
-from workflows.report import LONGEST_DEPENDENTS, MOST_DEPENDENTS, Report
+from workflows.node_errors import LONGEST_DEPENDENTS, MOST_DEPENDENTS
+from workflows.report import Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})

@@ -96,6 +96,20 @@ def test_no_error_repeats_a_long_list_of_choices(value: Any) -> None:
     assert len(json.dumps(report.warnings())) < 100_000
 
 
+@pytest.mark.parametrize("letter", ["x", "\U0001f600"])
+def test_the_warnings_of_many_cycles_are_bounded(letter: str) -> None:
+    """Fifty cycles of twenty nodes with long ids produce a report that a job's record can hold."""
+    names = [f"{number} ".ljust(250, letter) for number in range(1_000)]
+    nodes = {"Source": class_of({}), "Through": class_of({"image": ["IMAGE", {}]})}
+    graph: dict[str, Any] = {"0": {"class_type": "Source", "inputs": {}}}
+    for number, name in enumerate(names):
+        before = names[number - 1 if number % 20 else number + 19]
+        graph[name] = {"class_type": "Through", "inputs": {"image": [before, 0]}}
+    report = Catalogue(nodes).check(parse_graph(graph), frozenset())
+    assert len(report.faults) >= NODES
+    assert len(json.dumps(report.warnings(), ensure_ascii=False).encode()) < 1024**2
+
+
 def test_a_suggestion_costs_no_call_for_each_name() -> None:
     """A suggestion among 4,000 names runs no Python code for each of them but the check of its type and length."""
     names = [f"SomeCustomNodeClass{number:04}" for number in range(4_000)]

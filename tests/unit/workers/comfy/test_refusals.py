@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from workers.comfy.refusals import LONGEST_ERRORS, LONGEST_MESSAGE, bounded, not_run, refusal, warnings_of
+from workers.comfy.refusals import LONGEST_MESSAGE, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
 from workflows.json_weight import WEIGHT_OF_PART
-from workflows.report import MOST_DEPENDENTS
+from workflows.node_errors import LONGEST_ERRORS, MOST_DEPENDENTS, bounded
 
 MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
 SAVE_IMAGE = {"errors": [MISSING], "dependent_outputs": ["3"], "class_type": "SaveImage"}
