@@ -24,6 +24,7 @@ import logging
 import socket
 import struct
 import sys
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -33,6 +34,7 @@ TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
 TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
 TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection than it may have")
 MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
+LONG_PATH = (414, "URI Too Long", "the path is too long")
 UNWANTED = (413, "Content Too Large", "this method takes no body")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 SMALL_CHUNKS = (400, "Bad Request", "the body is in too many small chunks")
@@ -55,6 +57,9 @@ class HeadLimits:
     """Limit for a head, and for the part of a chunked body's framing that exceeds the size of its data."""
     max_head_fields: int = 100
     """Limit for the fields of a head, and for the trailer fields of a chunked body."""
+    max_path_bytes: int = 4 * 1024
+    """uvicorn decodes each escape of a path for some microseconds, before any share of the loop is counted. The
+    longest path of the API has a class of 256 characters, of nine bytes each when escaped."""
     max_small_chunks: int = 4_096
     """Limit for the chunks of a body that exceed one for each `min_chunk_bytes` of its data. One chunk of each read
     does not count, so that a client may send small chunks one by one."""
@@ -62,8 +67,9 @@ class HeadLimits:
     max_unread_bytes: int = 256 * 1024
     """Limit for the body of a method that takes none. The rest of a body that was already answered is parsed up to
     this limit, framing included."""
-    max_pipelined: int = 16
-    """Pipelined requests that one connection may queue behind the current one."""
+    max_pipelined: int = 1
+    """Requests that one connection may queue behind the current one, with their parsed heads. A client whose answer
+    has come in full may send its next request before the application returns."""
     write_s: float = 30.0
     min_read_bytes: int = 32 * 1024
     """A client that takes less of a pending answer than this in `write_s` is disconnected."""
@@ -122,7 +128,7 @@ class _CycleTransport(asyncio.Transport):
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
         super().__init__()
         self._transport = transport
-        self._cycle = cycle
+        self._cycle = weakref.proxy(cycle)  # which refers to this transport
 
     def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
         self._transport.write(data)
@@ -159,6 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._trailers = 0
         self._is_done = False  # what arrives from now on is discarded
         self._is_lost = False
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -172,6 +179,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._await_no_rest()
         self._is_lost = True
         super().connection_lost(exc)
+        # A request that waits refers to this protocol. Nothing is sent any more, so neither of the two needs the other.
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
+        if self._running is not None:  # uvicorn tells the newest request alone that its client has gone
+            self._running.disconnected = True
+            self._running.message_event.set()
+            self._running = None
 
     def _bound_sending(self, connection: socket.socket) -> None:
         limits = self._guard.limits
@@ -254,6 +268,8 @@ class GuardedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + FIELD_BYTES for name, value in self.headers)
         if size > limits.max_head_bytes:
             self._stop(*TOO_LARGE)
+        if len(self.url.partition(b"?")[0]) > limits.max_path_bytes:
+            self._stop(*LONG_PATH)
         if len(self.pipeline) >= limits.max_pipelined:
             self._stop(*TOO_MANY)
         before = self.cycle
@@ -262,6 +278,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not before:  # otherwise the request is an upgrade, which has no cycle
             self.cycle.transport = _CycleTransport(self.transport, self.cycle)
             self._expect_body()
+        self.flow.resume_reading()  # uvicorn pauses it for a pipelined request, and would not see the client's end
 
     def _expect_body(self) -> None:
         """Let a response say `connection: close` as long as the rest of the body may be too long to be parsed."""
@@ -278,6 +295,10 @@ class GuardedProtocol(HttpToolsProtocol):
         """Let the connection continue after a response, because the rest of the body is short."""
         self._declared_bytes = 0
         self.cycle.default_headers = self.server_state.default_headers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Keep the body only where the application reads it."""

@@ -1,6 +1,7 @@
 """Clients that hold connections without sending requests, against uvicorn as the local API runs it."""
 
 import asyncio
+import gc
 import logging
 import socket
 from collections import Counter
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from infra.local.guarded_http import Guard, GuardedProtocol, HeadLimits
 from tests.support.waiting import until
@@ -52,6 +54,13 @@ async def _answer_shortly(_: Request) -> Response:
 
 async def _answer_and_close(_: Request) -> Response:
     return PlainTextResponse("well", headers={"connection": "close"})
+
+
+async def _wait_for_the_end(request: Request) -> Response:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    request.app.state.calls["ends"] += 1
+    return PlainTextResponse("well")
 
 
 async def _fail(_: Request) -> Response:
@@ -102,9 +111,11 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, _CountingG
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
             Route("/short", _answer_shortly),
+            Route("/waits", _wait_for_the_end),
             Route("/slow", _answer_late, methods=["GET", "POST"]),
         ]
     )
+    app.state.calls = guard.calls
     serves: Any = guard.protocol
     server = uvicorn.Server(uvicorn.Config(app, http=serves, ws="none", log_config=None, timeout_graceful_shutdown=1))
     writers: list[asyncio.StreamWriter] = []
@@ -281,7 +292,7 @@ async def _drip_until_it_ends(writer: asyncio.StreamWriter) -> None:
 
 async def test_pipelined_requests_are_answered() -> None:
     """Pipelined requests are answered, including a request whose head arrives in pieces."""
-    async with _server(HeadLimits(max_head_bytes=1_000)) as (connect, guard):
+    async with _server(HeadLimits(max_head_bytes=1_000, max_pipelined=2)) as (connect, guard):
         pipelining = await connect()
         pipelining[1].write(COMPLETE * 3 + b"GET / HT")
         await asyncio.sleep(0.05)
@@ -308,6 +319,17 @@ async def test_a_head_in_one_piece_is_limited(fields: bytes) -> None:
         large = await connect()
         large[1].write(HEAD + fields + b"\r\n")
         assert (await _rest_of(large)).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(("length", "status"), [(-1, b"404"), (0, b"414")])
+async def test_the_path_is_limited(length: int, status: bytes) -> None:
+    """A long path is refused before it is decoded; a query is not part of it."""
+    path = b"/" + b"%" * (HeadLimits().max_path_bytes + length)
+    async with _server(HeadLimits()) as (connect, _):
+        reader, writer = await connect()
+        writer.write(b"GET " + path + b"?" + b"x" * 10_000 + b" HTTP/1.1\r\nhost: here\r\n\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            assert status in await reader.readline()
 
 
 CHUNKED = b"POST /read HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -473,12 +495,40 @@ async def test_chunks_of_normal_size_are_read() -> None:
 
 
 async def test_pipelined_requests_are_limited() -> None:
-    """A connection with too many pipelined requests ends before all of them are answered."""
-    async with _server(HeadLimits(max_pipelined=4)) as (connect, _):
+    """A connection with too many pipelined requests ends before all of them are answered or parsed."""
+    async with _server(HeadLimits()) as (connect, guard):
         flooding = await connect()
         flooding[1].write(COMPLETE * 50)
         answered = (await _rest_of(flooding)).count(b"HTTP/1.1 200")
         assert answered < 50
+        assert guard.calls["heads"] <= HeadLimits().max_pipelined + 2
+
+
+async def test_a_client_that_goes_is_seen_behind_a_pipelined_request() -> None:
+    """The application learns of the end of a client whose next request waits for its answer."""
+    async with _server(HeadLimits()) as (connect, guard):
+        _, writer = await connect()
+        writer.write(b"GET /waits HTTP/1.1\r\nhost: here\r\n\r\n" + COMPLETE)
+        await until(lambda: guard.calls["heads"] == 2)
+        writer.close()
+        await until(lambda: guard.calls["ends"] == 1)
+
+
+async def test_requests_leave_no_reference_cycles() -> None:
+    """What a connection and its requests held is freed with it, and not at some later garbage collection."""
+    async with _server(HeadLimits()) as (connect, guard):
+        connection = await connect()
+        assert await _is_served(connection)
+        connection[1].write(b"GET /waits HTTP/1.1\r\nhost: here\r\n\r\n" + COMPLETE)
+        await until(lambda: guard.calls["heads"] == 3)
+        gc.collect()
+        gc.disable()
+        try:
+            connection[1].close()
+            await until(lambda: guard.calls["ends"] == 1)
+            await until(lambda: not any(isinstance(kept, RequestResponseCycle) for kept in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 async def test_a_client_that_does_not_read_is_disconnected() -> None:
