@@ -102,17 +102,31 @@ class InputDeclaration:
     def is_dynamic_combo(self) -> bool:
         return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC_COMBO)
 
+    @cached_property
+    def option_parts(self) -> Mapping[str, Sequence["InputDeclaration"]]:
+        """The inputs that each option of a dynamic combo adds, named `<name>.<part>`, by the option's key in order."""
+        listed = self.options.get("options") if self.is_dynamic_combo else None
+        found: dict[str, list[InputDeclaration]] = {}
+        for option in listed if isinstance(listed, list) else ():
+            if isinstance(option, Mapping) and isinstance(key := option.get("key"), str):
+                parts = declared_inputs(option.get("inputs") or {}, f"{self.name}.").values()
+                # ComfyUI validates a nested dynamic combo only if it is given.
+                found.setdefault(key, []).extend(
+                    replace(part, required=False) if part.is_dynamic_combo else part for part in parts
+                )
+        return found
+
+    @cached_property
+    def longest_option(self) -> int:
+        """Characters of the longest key of a dynamic combo's options."""
+        return max(map(len, self.option_parts), default=0)
+
     def parts(self, given: Mapping[str, Any]) -> Iterator["InputDeclaration"]:
-        """Yield the inputs that a dynamic combo's chosen option adds, named `<name>.<part>`, and their own parts."""
-        if not self.is_dynamic_combo:
-            return
-        options = self.options.get("options")
-        for option in options if isinstance(options, list) else ():
-            if isinstance(option, Mapping) and option.get("key") == given.get(self.name):
-                for part in declared_inputs(option.get("inputs") or {}, f"{self.name}.").values():
-                    # ComfyUI validates a nested dynamic combo only if it is given.
-                    yield replace(part, required=False) if part.is_dynamic_combo else part
-                    yield from part.parts(given)
+        """Yield the inputs that a dynamic combo's chosen option adds, and their own parts."""
+        key = given.get(self.name)
+        for part in self.option_parts.get(key, ()) if isinstance(key, str) else ():
+            yield part
+            yield from part.parts(given)
 
     def is_missing(self, given: Sequence[str]) -> bool:
         """Report whether a node without an input of this name lacks it. `given` are the node's inputs, sorted by name.

@@ -10,6 +10,7 @@ from workflows.graph import Node
 
 LONGEST_VALUE = 200
 """Characters of a value that an error repeats, so that an error cannot repeat a whole document."""
+_END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +101,29 @@ def first_characters(pieces: Iterable[str], length: int) -> str:
 
 def _pieces(value: Any, length: int) -> Iterator[str]:
     """Yield `repr(value)` in pieces, each text in it cut to `length` characters."""
-    if isinstance(value, str):
-        yield repr(value[:length])
-    elif isinstance(value, list):
-        yield "["
-        for position, member in enumerate(value):
-            yield ", " if position else ""
-            yield from _pieces(member, length)
-        yield "]"
-    elif isinstance(value, dict):
-        yield "{"
-        for position, (name, member) in enumerate(value.items()):
-            yield ", " if position else ""
-            yield from _pieces(name, length)
-            yield ": "
-            yield from _pieces(member, length)
-        yield "}"
-    else:
-        yield repr(value)
+    # Of each list or object that is being written: its members with what stands before them, and its last character.
+    waiting: list[tuple[Iterator[tuple[str, Any]], str]] = [(iter([("", value)]), "")]
+    while waiting:
+        members, end = waiting[-1]
+        before, one = next(members, (end, _END))
+        yield before
+        if one is _END:
+            waiting.pop()
+        elif isinstance(one, list):
+            yield "["
+            waiting.append((_listed(one), "]"))
+        elif isinstance(one, dict):
+            yield "{"
+            waiting.append((_named(one, length), "}"))
+        else:
+            yield repr(one[:length] if isinstance(one, str) else one)
+
+
+def _listed(value: list[Any]) -> Iterator[tuple[str, Any]]:
+    for position, member in enumerate(value):
+        yield ", " if position else "", member
+
+
+def _named(value: dict[str, Any], length: int) -> Iterator[tuple[str, Any]]:
+    for position, (name, member) in enumerate(value.items()):
+        yield f"{', ' if position else ''}{name[:length]!r}: ", member

@@ -3,6 +3,9 @@
 A small file can ask for much. A subgraph has its nodes, inputs and links again in each instance, a PrimitiveNode
 writes one text into many widgets, and a placeholder stands for a text of any length. All such work takes from one
 budget before it is done.
+
+The invariant: what is done for one step runs at most some dozens of lines of Python, whatever the file. So a lookup
+uses a dict, and each loop over something of the file takes steps for its length.
 """
 
 from typing import Any
@@ -10,12 +13,14 @@ from typing import Any
 from workflows.errors import NotConvertible
 
 MOST_STEPS = 200_000
-"""A step is a node, an input, a link that is followed, or some characters of a text. The largest of 1,700 published
-files takes 7,000."""
+"""A step is a node, an input, a link that is followed, a value, or some characters of a text. The largest of 1,700
+published files takes 7,000."""
 MOST_BYTES = 4 * 1024 * 1024
 """Bytes in UTF-8 of the names, values and titles in the graph. The largest official template has 0.5 MB."""
 CHARACTERS = 16
 """Characters of a text that are read in one step."""
+COMPARED = 1_024
+"""Characters of a text that is only compared, by one call of C, in one step."""
 _OF_A_VALUE = 2
 """Bytes that each value has beyond its own text, for commas, brackets or quotes."""
 _OF_A_FLOAT = 24
@@ -40,7 +45,7 @@ class Budget:
 
     def read(self, value: Any) -> None:
         """Take the steps of reading a value once."""
-        self.step(1 + size_of(value) // CHARACTERS)
+        self.step(1 + steps_of(value))
 
     def write(self, value: Any) -> None:
         """Take the bytes of a value of the graph."""
@@ -53,12 +58,17 @@ class Budget:
             )
 
 
-def size_of(value: Any) -> int:
-    """Return about how many bytes a JSON value has."""
+def steps_of(value: Any) -> int:
+    """Return the steps of reading a JSON value: one for each value in it, and those of its characters."""
+    return size_of(value, CHARACTERS) // CHARACTERS
+
+
+def size_of(value: Any, of_a_value: int = _OF_A_VALUE) -> int:
+    """Return about how many bytes a JSON value has. Each value in it has `of_a_value` beyond its own text."""
     size, waiting = 0, [value]
     while waiting:
         one = waiting.pop()
-        size += _OF_A_VALUE
+        size += of_a_value
         if isinstance(one, str):
             # Without a copy of a text that is long and plain.
             size += len(one) if one.isascii() else len(one.encode(errors="replace"))

@@ -221,10 +221,17 @@ class _Emitter:
 
 
 def _walked(scope: Scope) -> Iterator[Placed]:
-    for placed in scope.nodes.values():
+    waiting = [(scope, iter(scope.nodes.values()))]
+    while waiting:
+        scope, left = waiting[-1]
+        placed = next(left, None)
+        if placed is None:
+            waiting.pop()
+            continue
         yield placed
-        if placed.node.id in scope.inner:
-            yield from _walked(scope.inner[placed.node.id])
+        inner = scope.inner.get(placed.node.id)
+        if inner is not None:
+            waiting.append((inner, iter(inner.nodes.values())))
 
 
 def _search_name(placed: Placed) -> Any:

@@ -1,13 +1,12 @@
 """How many steps it takes to read a node: those of its class, of its inputs and of its saved values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from workflows.declarations import InputDeclaration, NodeDeclaration, declared_inputs
-from workflows.editor.budget import CHARACTERS, size_of
-from workflows.editor.document import EditorNode
-from workflows.editor.widget_kinds import AUTOGROW, DYNAMIC_COMBO, GROUP, options_of
+from workflows.declarations import InputDeclaration, NodeDeclaration
+from workflows.editor.budget import COMPARED, steps_of
+from workflows.editor.document import EditorGraph, EditorNode, Slot
+from workflows.editor.widget_kinds import AUTOGROW, DYNAMIC_COMBO, GROUP
 
 OF_AN_INPUT = 5
 """Steps of a declared input, which is read about as often before its value is known."""
@@ -27,6 +26,7 @@ class Costs:
     def __init__(self) -> None:
         self._classes: dict[str, _OfClass] = {}
         self._nodes: dict[str, int] = {}
+        self._instances: dict[str, int] = {}
 
     def of(self, node: EditorNode, about: NodeDeclaration) -> int:
         """Return the steps of reading a node of this class."""
@@ -34,26 +34,37 @@ class Costs:
             self._nodes[node.pointer] = self._counted(node, about)
         return self._nodes[node.pointer]
 
+    def of_inputs(self, definition: EditorGraph) -> int:
+        """Return the steps of reading the inputs of an instance of this subgraph, its node not included."""
+        if definition.id not in self._instances:
+            self._instances[definition.id] = len(definition.inputs) + _of_names(definition.inputs)
+        return self._instances[definition.id]
+
     def _counted(self, node: EditorNode, about: NodeDeclaration) -> int:
         known = self._classes.get(node.kind)
         if known is None:
             declared = [one for whole in about.inputs.values() for one in _with_parts(whole)]
             growing = sum(one.kind in (AUTOGROW, GROUP, DYNAMIC_COMBO) for one in declared)
             known = self._classes[node.kind] = _OfClass(len(declared), growing)
-        return 1 + OF_AN_INPUT * known.inputs + len(node.inputs) * (1 + known.growing) + _of_values(node)
+        slots = len(node.inputs) * (1 + known.growing) + _of_names(node.inputs)
+        return 1 + OF_AN_INPUT * known.inputs + slots + _of_values(node) + len(node.kind) // COMPARED
 
 
 def _with_parts(one: InputDeclaration) -> Iterator[InputDeclaration]:
     yield one
-    if one.kind == DYNAMIC_COMBO:
-        for option in options_of(one):
-            for part in declared_inputs(option.get("inputs") or {}).values():
-                yield from _with_parts(part)
+    for parts in one.option_parts.values():
+        for part in parts:
+            yield from _with_parts(part)
+
+
+def _of_names(slots: Sequence[Slot]) -> int:
+    return sum(len(one.name) + len(one.kind) for one in slots) // COMPARED
 
 
 def _of_values(node: EditorNode) -> int:
-    """Return the steps of the node's values. A text at the top is only handed on, but one in a list may be copied."""
+    """Return the steps of the node's values. A text at the top is at most compared, but one in a list may be copied."""
     values = node.values.values() if isinstance(node.values, Mapping) else node.values
-    inside = [value for value in values if not isinstance(value, str)]
-    promoted: list[Any] = [node.properties.get(name) for name in ("proxyWidgets", "proxyWidgetErrorQuarantine")]
-    return len(node.values) + size_of([inside, promoted]) // CHARACTERS
+    texts = sum(len(value) for value in values if isinstance(value, str))
+    promoted = [node.properties.get(name) for name in ("proxyWidgets", "proxyWidgetErrorQuarantine")]
+    inside = sum(steps_of(value) for value in [*values, *promoted] if isinstance(value, list | Mapping))
+    return len(node.values) + texts // COMPARED + inside

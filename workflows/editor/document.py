@@ -20,6 +20,8 @@ ALWAYS, NEVER, BYPASS = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
 MOST_NODES = 20_000
 """Nodes of one document, all subgraph definitions included. The largest published workflow has about 1,000."""
+LARGEST_SLOT = 99_999
+"""The largest number of an input or output in a link."""
 LISTS_VERSION = 0.4
 """The version of files whose links are lists; in all others links are objects."""
 DEEPEST_DEFINITIONS = 20
@@ -234,9 +236,10 @@ def _link(raw: object, at: str) -> tuple[str, EditorLink]:
 def _slot_number(raw: object, at: str) -> int:
     if isinstance(raw, str) and raw.isdecimal() and len(raw) < 6:
         return int(raw)
-    if isinstance(raw, int):
+    # Numbers of any length could be chosen so that a dict holds them in one place.
+    if isinstance(raw, int) and abs(raw) <= LARGEST_SLOT:
         return raw
-    raise BadEditorFile("a link's slots are whole numbers", pointer=at)
+    raise BadEditorFile(f"a link's slots are whole numbers of at most {LARGEST_SLOT}", pointer=at)
 
 
 def kind_of(raw: object) -> str:

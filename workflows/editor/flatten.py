@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from workflows.catalogue import Catalogue
@@ -44,7 +45,7 @@ _QUARANTINE_REASONS = (
 VIRTUAL = SILENT | {REROUTE, PRIMITIVE, SET, GET}
 
 
-@dataclass(slots=True)
+@dataclass
 class Placed:
     """A node at its place: `scope` is the graph that holds it, `id` its id in the API graph."""
 
@@ -56,6 +57,11 @@ class Placed:
     @property
     def id(self) -> str:
         return self.scope.prefix + self.node.id
+
+    @cached_property
+    def input_of_kind(self) -> dict[str, Slot]:
+        """The first input of each type. Asked only after all loose links are attached, which replaces inputs."""
+        return {slot.kind: slot for slot in reversed(self.widgets.slots)}
 
 
 @dataclass(slots=True)
@@ -100,7 +106,7 @@ class Flattener:
     def _place(self, graph: EditorGraph, path: tuple[str, ...], host: Placed | None) -> Scope:
         if len(path) > DEEPEST:
             raise NotConvertible("subgraphs are nested too deeply", reason="nested too deeply", node_id=":".join(path))
-        scope = Scope(graph, path, host, prefix="".join(f"{one}:" for one in path))
+        scope = Scope(graph, path, host, prefix=f"{host.id}:" if host else "")
         self._placed += len(graph.nodes)
         if self._placed > MOST_PLACED:
             raise NotConvertible(
@@ -125,7 +131,7 @@ class Flattener:
                 widgets = read_widgets(node, about)
                 scope.nodes[node.id] = Placed(scope, node, about, widgets)
                 continue
-            self.budget.step(self._costs.of(node, UNKNOWN) + len(definition.inputs))
+            self.budget.step(self._costs.of(node, UNKNOWN) + self._costs.of_inputs(definition))
             saved = {slot.name: slot for slot in node.inputs}
             outer = [saved.get(one.name) for one in definition.inputs]
             pairs = zip(definition.inputs, outer, strict=True)
@@ -205,7 +211,7 @@ class Flattener:
             for placed in scope.nodes.values():
                 if placed.node.kind == PRIMITIVE and placed.node.values:
                     value = scope.promoted.get((placed.node.id, "value"), first_value(placed.node))
-                    _refuse_replaced_text(placed, value)
+                    self._refuse_replaced_text(placed, value)
                     self._write(scope, placed.node.id, value)
 
     def _write(self, scope: Scope, node_id: str, value: Any) -> None:
@@ -226,6 +232,19 @@ class Flattener:
             widget = target.widgets.values.get(index.input_name(target.node.id, link))
             if widget is not None:
                 widget.value = value
+
+    def _refuse_replaced_text(self, placed: Placed, value: Any) -> None:
+        """Raise `NotConvertible` if the PrimitiveNode fills in placeholders before it writes its text."""
+        if not placed.node.properties.get(_REPLACES) or not isinstance(value, str):
+            return
+        self.budget.read(value)
+        if value.count("%") > 1:
+            raise placed.node.refusal(
+                placed.id,
+                "it fills in placeholders of its text for each run",
+                reason="PrimitiveNode with placeholders",
+                hint="write the text without placeholders, or export the workflow in API format",
+            )
 
     def scopes(self) -> Iterator[Scope]:
         """Yield the root and every instance inside it."""
@@ -292,6 +311,7 @@ class Flattener:
     def _bypass_slot(self, placed: Placed, slot: int, kind: str) -> Slot | None:
         """Return the input that a bypassed node hands on in place of this output."""
         inputs, outputs = placed.widgets.slots, placed.node.outputs
+        self.budget.step(1 + len(kind) // CHARACTERS)
         if not inputs or slot < 0:
             return None
         if kind == "*":
@@ -299,23 +319,12 @@ class Flattener:
         output = outputs[slot].kind if slot < len(outputs) else kind
         if slot < len(inputs) and self._fits(inputs[slot], output):
             return inputs[slot]
-        exact = next((one for one in inputs if one.kind == kind), None)
+        exact = placed.input_of_kind.get(kind)
         return exact or next((one for one in inputs if self._fits(one, output)), None)
 
     def _fits(self, slot: Slot, kind: str) -> bool:
         self.budget.step(1 + (len(slot.kind) + len(kind)) // CHARACTERS)
         return fits(slot.kind, kind)
-
-
-def _refuse_replaced_text(placed: Placed, value: Any) -> None:
-    """Raise `NotConvertible` if the PrimitiveNode fills in placeholders before it writes its text."""
-    if placed.node.properties.get(_REPLACES) and isinstance(value, str) and value.count("%") > 1:
-        raise placed.node.refusal(
-            placed.id,
-            "it fills in placeholders of its text for each run",
-            reason="PrimitiveNode with placeholders",
-            hint="write the text without placeholders, or export the workflow in API format",
-        )
 
 
 def _proxies(raw: object) -> list[tuple[str, str]] | None:

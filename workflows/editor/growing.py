@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.editor.document import EditorNode
-from workflows.editor.widget_kinds import AUTOGROW, DYNAMIC_COMBO, options_of
+from workflows.editor.widget_kinds import AUTOGROW, DYNAMIC_COMBO
 from workflows.editor.widgets import Widgets, chosen_parts
 
 LINKS_OF_ONE_GROUP = 2
@@ -34,7 +34,7 @@ def refuse_lost_links(node: EditorNode, node_id: str, about: NodeDeclaration, wi
 
 def _links(node: EditorNode, combo: InputDeclaration, widgets: Widgets) -> Iterator[tuple[str, int]]:
     """Yield the growing inputs of the chosen option, those inside its own combos too, with their numbers of links."""
-    for part in chosen_parts(combo, widgets.values[combo.name].value):
+    for part in chosen_parts(combo, widgets.values[combo.name].value) or ():
         if part.kind == AUTOGROW:
             linked = sum(slot.link is not None and slot.name.startswith(f"{part.name}.") for slot in node.inputs)
             if linked:
@@ -45,8 +45,8 @@ def _links(node: EditorNode, combo: InputDeclaration, widgets: Widgets) -> Itera
 
 def _keeps(node: EditorNode, combo: InputDeclaration, value: object, links: Mapping[str, int]) -> bool:
     """Report whether the editor certainly keeps these numbers of links into growing inputs of the chosen option."""
-    first = next((option.get("key") for option in options_of(combo)), None)
-    chosen, built = ({part.name: part for part in chosen_parts(combo, key)} for key in (value, first))
+    first = next(iter(combo.option_parts), None)
+    chosen, built = ({part.name: part for part in chosen_parts(combo, key) or ()} for key in (value, first))
     if any(name not in chosen for name in links):
         return False  # inside a combo of the option
     counts = list(links.values())

@@ -3,6 +3,7 @@
 All instances of a subgraph share one index, since it depends on the definition alone.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +20,15 @@ class GraphIndex:
         self.to_output: dict[int, EditorLink] = {}
         self._input_names: dict[tuple[str, int], str] = {}
         self._promoted: dict[tuple[str, str], str] = {}
-        self._setters: dict[Any, str] = {}
+        self._setters: dict[str | float, str] = {}
         for link in graph.links.values():
             self.from_node.setdefault(link.origin, []).append(link)
             if link.target == OUTPUT_NODE:
                 self.to_output.setdefault(link.target_slot, link)
         for node in graph.nodes.values():
             self._add_inputs(graph, node)
-            name = first_value(node)
-            if node.kind == SET and _is_name(name):
+            name = _name(first_value(node)) if node.kind == SET else None
+            if name is not None:
                 self._setters.setdefault(name, node.id)
 
     def _add_inputs(self, graph: EditorGraph, node: EditorNode) -> None:
@@ -52,7 +53,8 @@ class GraphIndex:
 
     def setter(self, name: Any) -> str | None:
         """Return the id of the first SetNode of this name."""
-        return self._setters.get(name) if _is_name(name) else None
+        found = _name(name)
+        return None if found is None else self._setters.get(found)
 
 
 class Indexes:
@@ -73,6 +75,13 @@ def first_value(node: EditorNode) -> Any:
     return values[0] if values and not isinstance(values, Mapping) else None
 
 
-def _is_name(value: Any) -> bool:
-    # The editor compares names by identity, so a list or an object is never the name of another node.
-    return isinstance(value, str | int | float)
+def _name(value: Any) -> str | float | None:
+    """Return what a name is compared by, or None for a value that equals no other."""
+    # The editor compares by identity, so a list or an object is never the name of another node. All its numbers are
+    # floats: whole numbers of any length could be chosen so that a dict holds them in one place.
+    if isinstance(value, str):
+        return value
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return math.inf

@@ -35,7 +35,9 @@ def refuse_browser_input(node: EditorNode, node_id: str, about: NodeDeclaration)
         if node.kind in viewer.CLASSES and one.name == viewer.INPUT:
             continue
         is_fetched = any(one.options.get(flag) for flag in ("remote", "remote_combo"))
-        why = "the editor fetches the choices of this input" if is_fetched else _NEEDS_A_BROWSER.get(str(one.kind))
+        # A list of choices, which may have thousands, is no type with a name.
+        named = one.kind if isinstance(one.kind, str) else ""
+        why = "the editor fetches the choices of this input" if is_fetched else _NEEDS_A_BROWSER.get(named)
         if why is not None:
             raise node.refusal(
                 node_id,

@@ -187,11 +187,15 @@ def script_number(value: int) -> int | None:
         return None
 
 
-def script_text(value: Any, most: int | None = None) -> str:
-    """Return a JSON value as JavaScript turns it into text; of a list at most the first `most` members."""
-    if isinstance(value, list):
-        return ",".join("" if one is None else _scalar_text(one) for one in islice(_leaves(value), most))
-    return _scalar_text(value)
+def script_text(value: Any, length: int | None = None) -> str:
+    """Return a JSON value as JavaScript turns it into text; of a list at most the first `length` characters."""
+    if not isinstance(value, list):
+        return _scalar_text(value)
+    texts = ("" if one is None else _scalar_text(one) for one in _leaves(value))
+    if length is None:
+        return ",".join(texts)
+    # As many members have at least `length` commas between them.
+    return ",".join(text[:length] for text in islice(texts, length + 1))[:length]
 
 
 def _leaves(value: list[Any]) -> Iterator[Any]:

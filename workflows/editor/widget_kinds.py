@@ -43,7 +43,7 @@ def _first_choice(one: InputDeclaration) -> Any:
 
 
 def _first_option(one: InputDeclaration) -> Any:
-    return next((option.get("key") for option in options_of(one)), ABSENT)
+    return next(iter(one.option_parts), ABSENT)
 
 
 def _nested(name: str, fallback: Any) -> Callable[[InputDeclaration], Any]:
@@ -93,12 +93,6 @@ KINDS: Mapping[str, WidgetKind] = {
     # Filled in by `viewer`, or the node is refused.
     "LOAD_3D": WidgetKind(_always("")),
 }
-
-
-def options_of(one: InputDeclaration) -> list[Mapping[str, Any]]:
-    """Return the options of a dynamic combo."""
-    listed = one.options.get("options")
-    return [option for option in listed if isinstance(option, Mapping)] if isinstance(listed, list) else []
 
 
 def widget_kind(one: InputDeclaration) -> str | None:

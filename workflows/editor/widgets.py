@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflows.declarations import InputDeclaration, NodeDeclaration, declared_inputs
+from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.editor import pack_widgets
 from workflows.editor.added import added_widgets
 from workflows.editor.document import EditorNode, Slot, kind_of
@@ -22,15 +22,12 @@ from workflows.editor.widget_kinds import (
     IMAGE_COMPARE,
     KINDS,
     default_value,
-    options_of,
     widget_kind,
 )
 
 CONTROL = "control_after_generate"
 _SEEDS = ("seed", "noise_seed")
 MOST_WIDGETS = 1_000
-LONGEST_KEY = 1_000
-"""Members of a list that is compared with the name of an option."""
 
 
 @dataclass(slots=True)
@@ -56,6 +53,8 @@ class Widgets:
     is_ambiguous: bool = False
     """Whether the editor takes values that are saved by name for values by position, as their number fits."""
     unknown_choices: list[tuple[InputDeclaration, Any]] = field(default_factory=list)
+    parts: dict[str, Sequence[InputDeclaration]] = field(default_factory=dict)
+    """The inputs that the chosen option of each dynamic combo adds, as the file has it, by the combo's name."""
 
 
 def ordered(about: NodeDeclaration) -> list[InputDeclaration]:
@@ -147,9 +146,11 @@ def _read_places(places: _Places, inputs: Sequence[InputDeclaration], found: Wid
         for _ in range(_followers(one, kind)):
             places.take(None)
         if kind == DYNAMIC_COMBO:
-            if not _has_option(one, value):
+            parts = chosen_parts(one, value)
+            if parts is None:
                 found.unknown_choices.append((one, value))
-            _read_places(places, list(chosen_parts(one, value)), found)
+            found.parts[one.name] = parts or ()
+            _read_places(places, parts or (), found)
 
 
 def _followers(one: InputDeclaration, kind: str) -> int:
@@ -176,22 +177,14 @@ def _read_named(values: Mapping[str, Any], inputs: Sequence[InputDeclaration], f
             value = default if kind == IMAGE_COMPARE else values.get(one.name, default)
             found.values[one.name] = Widget(one.name, value, kind, one)
             if kind == DYNAMIC_COMBO:
-                _read_named(values, list(chosen_parts(one, value)), found)
+                parts = found.parts[one.name] = chosen_parts(one, value) or ()
+                _read_named(values, parts, found)
 
 
-def _has_option(one: InputDeclaration, value: Any) -> bool:
-    return any(_is_chosen(option, value) for option in options_of(one))
-
-
-def _is_chosen(option: Mapping[str, Any], value: Any) -> bool:
-    return bool(value) and option.get("key") == script_text(value, LONGEST_KEY)
-
-
-def chosen_parts(one: InputDeclaration, value: Any) -> Iterator[InputDeclaration]:
-    """Yield the inputs that the chosen option of a dynamic combo adds."""
-    for option in options_of(one):
-        if _is_chosen(option, value):
-            yield from declared_inputs(option.get("inputs") or {}, f"{one.name}.").values()
+def chosen_parts(one: InputDeclaration, value: Any) -> Sequence[InputDeclaration] | None:
+    """Return the inputs that the chosen option of a dynamic combo adds, or None if the value is no option."""
+    # A longer text is no key. The rest of a long list, which may belong to many nodes, is not read.
+    return one.option_parts.get(script_text(value, one.longest_option + 1)) if value else None
 
 
 def _migrated(values: Sequence[Any], inputs: Sequence[InputDeclaration]) -> Sequence[Any]:
@@ -231,7 +224,7 @@ def _layout(inputs: Sequence[InputDeclaration]) -> Iterator[bool]:
             yield KINDS[kind].saved
             yield from [True] * _followers(one, kind)
             if kind == DYNAMIC_COMBO:
-                yield from _layout(list(chosen_parts(one, default_value(one, kind))))
+                yield from _layout(chosen_parts(one, default_value(one, kind)) or ())
 
 
 def _slot_names(one: InputDeclaration, saved: Mapping[str, Slot], found: Widgets) -> Iterator[str]:
@@ -240,6 +233,5 @@ def _slot_names(one: InputDeclaration, saved: Mapping[str, Slot], found: Widgets
         return
     if not one.options.get("socketless"):
         yield one.name
-    if one.kind == DYNAMIC_COMBO and one.name in found.values:
-        for part in chosen_parts(one, found.values[one.name].value):
-            yield from _slot_names(part, saved, found)
+    for part in found.parts.get(one.name, ()):
+        yield from _slot_names(part, saved, found)

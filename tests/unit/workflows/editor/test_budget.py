@@ -77,6 +77,15 @@ def bypasses(count: int, types: int) -> Json:
     return {"version": 0.4, "nodes": [bypassed, *nodes], "links": [[n, "b", 0, n, 0, "IMAGE"] for n in range(count)]}
 
 
+def long_primitives(count: int, length: int) -> Json:
+    """Return instances of a subgraph with a text that is searched for placeholders."""
+    replaces = {"Run widget replace on values": True}
+    return instances(
+        count,
+        nodes=[{"id": 1, "type": "PrimitiveNode", "properties": replaces, "widgets_values": ["x" * length]}],
+    )
+
+
 def placeholders(count: int, length: int) -> Json:
     """Return a name of a file that consists of placeholders for a long text."""
     named = {"id": 1, "type": "SaveImage", "widgets_values": ["%b.filename_prefix%" * count]}
@@ -92,10 +101,11 @@ def placeholders(count: int, length: int) -> Json:
         instances(50, nodes=[{"id": n, "type": "DemoSample"} for n in range(30)]),
         long_values(30, 10_000),
         long_prompts(30, 20_000),
+        long_primitives(30, 20_000),
         bypasses(60, 100),
         placeholders(100, 10_000),
     ],
-    ids=["inputs", "links of inputs", "slots", "nodes", "lists", "prompts", "types", "placeholders"],
+    ids=["inputs", "links of inputs", "slots", "nodes", "lists", "prompts", "primitives", "types", "placeholders"],
 )
 def test_work_that_a_small_file_multiplies_is_refused(document: Json) -> None:
     """Whatever is done again for each instance, link or placeholder takes from one budget of steps."""
