@@ -5,12 +5,13 @@ PNG and JPEG in the caller's. Pillow would decode a GIF's frames, libwebp alloca
 their size, and Pillow runs Python code for each part of a header and keeps the parts in memory.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import BinaryIO
 
 MAX_GIF_BLOCKS = 1_000_000
 """Maximum blocks of a GIF; one of 250 MB has as many full ones."""
 MAX_WEBP_CHUNKS = 1_000_000
-_WITHOUT_LENGTH = frozenset({b"", b"\x00", b"\x01", b"\xff", *(bytes([mark]) for mark in range(0xD0, 0xDA))})
 _GIF_COMMENT = b"\xfe"
 
 MAX_PNG_CHUNKS = 20_000
@@ -20,11 +21,25 @@ MAX_PNG_CHUNK = 8 * 1024**2
 in memory, and keeps those that it does not know."""
 MAX_COMPRESSED_CHUNKS = 10
 """Texts and profiles of a PNG that Pillow inflates, 1 MB of each; it counts them only where they are well-formed."""
-MAX_JPEG_SEGMENTS = 2_000
+MAX_JPEG_SEGMENTS = 200
+"""Maximum segments of a JPEG that Pillow reads in this process. A colour profile of 2 MB has 32."""
 MAX_JPEG_HEADER = 4 * 1024**2
-"""Maximum bytes before a JPEG's image data: Pillow rejoins the segments of a kind with each one. Colour profiles have
-up to 2 MB."""
+"""Maximum bytes before a JPEG's image data."""
+MAX_JPEG_FRAME = 2 + 6 + 3 * 4
+"""Bytes of the header of a JPEG's one frame with four channels. Pillow makes an object of each channel in it."""
+MAX_JPEG_TABLES = 4 * (2 + 1 + 128)
+"""Bytes of all quantization tables of a JPEG: four of 64 numbers of two bytes each, which Pillow reads one by one."""
+MAX_JPEG_RESOURCES = 4
+"""Segments of Photoshop: Pillow runs Python code for each of up to 5,000 blocks in one. Long data take several."""
 
+_FRAME, _TABLES, _EXIF, _RESOURCES, _PLAIN = "frame", "tables", "exif", "resources", "plain"
+_MOST_OF_KIND: Mapping[str | None, int] = {
+    _FRAME: 1,
+    _TABLES: 4,
+    _EXIF: 1,  # Pillow joins several, and makes an object of each number of a resolution in them to use the first
+    _RESOURCES: MAX_JPEG_RESOURCES,
+    _PLAIN: MAX_JPEG_SEGMENTS,
+}
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _PIXELS = (b"IDAT", b"fdAT")
@@ -154,22 +169,38 @@ def _has_known_header(file: BinaryIO) -> bool:
 
 
 def _has_few_segments(file: BinaryIO) -> bool:
-    """Whether a JPEG has few segments without bytes between them, and its EXIF in one, which has at most 64 KiB.
-
-    Pillow joins the segments of an EXIF, and makes an object of each number of a resolution in it to use the first.
-    """
-    at, has_exif = 2, False
+    """Whether a JPEG has few segments of listed kinds, without bytes between them, up to its image data."""
+    at, tables, counted = 2, 0, Counter[str | None]()
     for _ in range(MAX_JPEG_SEGMENTS):
         file.seek(at)
         mark, length = file.read(2), int.from_bytes(file.read(2))
         if mark == b"\xff\xda":
             return True
-        if mark == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
-            if has_exif:
-                return False
-            has_exif = True
+        kind = _jpeg_kind(mark, file.read(6))
+        counted[kind] += 1
+        tables += length if kind == _TABLES else 0
         at += 2 + length
         # Pillow would skip bytes between segments one by one.
-        if mark[:1] != b"\xff" or mark[1:] in _WITHOUT_LENGTH or length < 2 or at > MAX_JPEG_HEADER:
+        if length < 2 or at > MAX_JPEG_HEADER or tables > MAX_JPEG_TABLES or counted[kind] > _MOST_OF_KIND.get(kind, 0):
+            return False
+        if kind == _FRAME and length > MAX_JPEG_FRAME:
             return False
     return False
+
+
+def _jpeg_kind(mark: bytes, head: bytes) -> str | None:
+    """Return the kind of a segment, whose number is limited; None for one that no ordinary photo has."""
+    match mark:
+        case b"\xff\xc0" | b"\xff\xc1" | b"\xff\xc2":  # baseline, extended and progressive
+            return _FRAME
+        case b"\xff\xdb":
+            return _TABLES
+        case b"\xff\xe1" if head == b"Exif\0\0":
+            return _EXIF
+        case b"\xff\xe2" if head[:4] == b"MPF\0":  # the pages of an MPO, which are counted elsewhere
+            return None
+        case b"\xff\xed":
+            return _RESOURCES
+        case b"\xff\xc4" | b"\xff\xdd" | b"\xff\xfe":  # Huffman tables, restart interval, comment
+            return _PLAIN
+    return _PLAIN if len(mark) == 2 and b"\xff\xe0" <= mark <= b"\xff\xef" else None

@@ -55,6 +55,51 @@ def test_a_jpeg_is_light_with_one_segment_of_exif(segments: int, *, is_light: bo
     assert has_light_header(file, "JPEG") is is_light
 
 
+def _segment(mark: int, body: bytes) -> bytes:
+    return bytes([0xFF, mark]) + (2 + len(body)).to_bytes(2) + body
+
+
+_PHOTO = {
+    "jfif": _segment(0xE0, b"JFIF\0" + bytes(9)),
+    "exif": _segment(0xE1, b"Exif\0\0MM" + bytes(30_000)),
+    "xmp": _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + bytes(30_000)),
+    "profile": _segment(0xE2, b"ICC_PROFILE\0" + bytes(65_000)) * 32,
+    "photoshop": _segment(0xED, b"Photoshop 3.0\0" + bytes(60_000)) * 2,
+    "adobe": _segment(0xEE, b"Adobe" + bytes(7)),
+    "comment": _segment(0xFE, b"a camera"),
+    "quantization": _segment(0xDB, bytes(65)) * 4,
+    "frame": _segment(0xC2, bytes(6 + 3 * 4)),
+    "huffman": _segment(0xC4, bytes(400)) * 4,
+    "restart": _segment(0xDD, bytes(2)),
+}
+"""The segments of a photo of a camera or of Photoshop."""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        _PHOTO["frame"],
+        _segment(0xDE, bytes(18)),
+        _PHOTO["quantization"],
+        _PHOTO["photoshop"] * 2,
+        _segment(0xE2, b"MPF\0" + bytes(60)),
+        _segment(0xF7, b"an extension"),
+        _segment(0xFE, b"") * 200,
+    ],
+)
+def test_a_jpeg_is_light_with_the_segments_of_a_photo(more: bytes) -> None:
+    """A JPEG with more frames, tables or resources than a photo has is examined in a process of its own."""
+    photo, end = b"\xff\xd8" + b"".join(_PHOTO.values()), b"\xff\xda"
+    assert has_light_header(io.BytesIO(photo + end), "JPEG")
+    assert not has_light_header(io.BytesIO(photo + more + end), "JPEG")
+
+
+@pytest.mark.parametrize("segment", [_segment(0xC0, bytes(6 + 3 * 5)), _segment(0xDB, bytes(65 * 9))])
+def test_a_jpeg_with_a_long_frame_header_or_table_is_not_light(segment: bytes) -> None:
+    """Pillow runs Python code for each channel and each table, of which a segment may have thousands."""
+    assert not has_light_header(io.BytesIO(b"\xff\xd8" + segment + b"\xff\xda"), "JPEG")
+
+
 def test_a_sparse_output_with_a_long_chunk_takes_no_memory(tmp_path: Path) -> None:
     """An output that is a PNG with a chunk of holes is examined without reading the chunk into this process."""
     path = tmp_path / "holes.png"
