@@ -25,7 +25,7 @@ class TooHeavy(ValueError):
     """A text exceeds its maximum weight."""
 
 
-def parsed(content: bytes | str, *, unfit: float | None = None, max_weight: int = MAX_ENGINE_WEIGHT) -> Any:
+def parsed(content: bytes | bytearray | str, *, unfit: float | None = None, max_weight: int = MAX_ENGINE_WEIGHT) -> Any:
     """Parse JSON. NaN, infinities and numbers beyond these limits become `unfit`; invalid Unicode becomes U+FFFD.
 
     Raises ValueError for a text that is not JSON, `TooHeavy` for a large one, RecursionError for one of great depth.

@@ -11,7 +11,7 @@ from workers.comfy.engine import EngineSilent
 from workers.comfy.http import MAX_ANSWER_BYTES, ComfyHttp
 from workers.comfy.http_engine import HttpEngine
 from workers.errors import EngineUnavailable, OutputFailed
-from workflows.json_weight import WEIGHT_OF_PART, weight
+from workflows.json_weight import WEIGHT_OF_COMMA, WEIGHT_OF_PART, weight
 
 pytestmark = pytest.mark.anyio
 
@@ -25,13 +25,17 @@ NAMES = (
 async def engine() -> AsyncIterator[HttpEngine]:
     """An engine whose history of `large` exceeds the limit by one byte, and that of `small` has just the most weight.
 
-    Its history of `wide` is in UTF-16, that of `many` has too many lists, and that of `endless` never ends.
+    Its history of `wide` is in UTF-16, those of `many` and `numbers` have too many lists and numbers, and that of
+    `endless` never ends.
     """
 
     async def history(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name == "wide":
             return web.Response(body=json.dumps({name: {"status": {}}}).encode("utf-16"))
+        if name == "numbers":
+            numbers = b"0," * (MAX_ANSWER_BYTES // (2 + WEIGHT_OF_COMMA)) + b"0"
+            return web.Response(body=b'{"numbers": {"status": {}, "outputs": {"1": {"x": [' + numbers + b"]}}}}")
         if name == "many":
             lists = b"[" + b"[]," * (MAX_ANSWER_BYTES // WEIGHT_OF_PART) + b"0]"
             return web.Response(body=b'{"many": {"status": {}, "outputs": {"1": {"x": ' + lists + b"}}}}")
@@ -92,10 +96,11 @@ async def test_an_oversized_history_fails_the_job_and_not_the_worker(engine: Htt
         await engine.history("large")
 
 
-async def test_an_answer_of_too_many_lists_is_not_parsed(engine: HttpEngine) -> None:
-    """A history of 3 MiB that would take a hundred times as much in memory fails the job as a larger one does."""
+@pytest.mark.parametrize("prompt_id", ["many", "numbers"])
+async def test_an_answer_of_too_many_values_is_not_parsed(engine: HttpEngine, prompt_id: str) -> None:
+    """A history of few MiB that would take many times as much in memory fails the job as a larger one does."""
     with pytest.raises(OutputFailed, match="too many values"):
-        await engine.history("many")
+        await engine.history(prompt_id)
 
 
 async def test_an_answer_that_does_not_end_is_given_up(engine: HttpEngine) -> None:

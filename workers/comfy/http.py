@@ -1,5 +1,6 @@
 """ComfyUI's HTTP interface: the only HTTP client of the workers."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,8 @@ CHUNK_BYTES = 1024 * 1024
 REQUEST_S = 60.0
 """Seconds for a whole request and its JSON response, which an engine could otherwise send byte by byte for ever. Files
 have no such limit."""
+PARSED_AT_ONCE = 64 * 1024
+"""Bytes of JSON that are parsed in the event loop; more takes up to a second, in a thread."""
 MAX_ANSWER_BYTES = engine_json.MAX_ENGINE_WEIGHT
 """Maximum bytes of a JSON response, since a node may return any text, and its maximum weight. Lists in lists take 70
 times their bytes of memory. It does not limit files."""
@@ -158,7 +161,9 @@ async def _parsed(response: aiohttp.ClientResponse) -> Any:
         if len(content) > MAX_ANSWER_BYTES:
             raise AnswerTooLarge(f"{request}: more than {MAX_ANSWER_BYTES} bytes")
     try:
-        return engine_json.parsed(bytes(content))
+        if len(content) <= PARSED_AT_ONCE:
+            return engine_json.parsed(content)
+        return await asyncio.to_thread(engine_json.parsed, content)
     except engine_json.TooHeavy as error:
         raise AnswerTooLarge(f"{request}: too many values in the JSON: {error}") from error
     except (ValueError, RecursionError):

@@ -8,8 +8,9 @@ the 3D nodes report `{"result": ["3d/x.glb", null, []]}`. All other values becom
 import json
 import math
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,8 +24,11 @@ LONGEST_NAME = 4_096
 MAX_LEVELS = 100
 """Levels of lists and objects in a value that is kept. Python's encoder fails at some hundreds."""
 TOO_DEEP = "left out: nested too deeply"
+PIECE_CHARACTERS = 64 * 1024
+"""Characters of a value that are encoded at once, apart from those of a number."""
 _FLAGS_BESIDE_FILES = frozenset({"animated"})
 _FOLDERS = ("output", "temp", "input")
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _EMPTY: tuple[object, ...] = (None, "", [], {})
 
 _BY_EXTENSION: Mapping[OutputType, frozenset[str]] = {
@@ -38,12 +42,22 @@ _BY_EXTENSION: Mapping[OutputType, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class InlineOutput:
-    """A value of the payload itself, to be stored as a separate file."""
+    """A value of the payload itself, to be stored as a separate file: a picture, a text, or a list as JSON."""
 
     filename: str
     type: OutputType
     content_type: str
-    body: bytes
+    value: bytes | str | list[Any]
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the file's bytes in pieces. The JSON is on one line, with `strict_json`'s replacements."""
+        match self.value:
+            case bytes(body):
+                yield body
+            case str(text):
+                yield from _encoded(_slices(text))
+            case list(values):
+                yield from _encoded(_json_tokens(values))
 
 
 def names_in(ui: Mapping[str, Any]) -> list[str]:
@@ -51,7 +65,7 @@ def names_in(ui: Mapping[str, Any]) -> list[str]:
     found: dict[str, None] = {}
     for values in ui.values():
         items = _items(values)
-        for name in (*_joined(items), *(name for item in items for name in _strings(item))):
+        for name in chain(_joined(items), _strings(items)):
             if len(found) >= MAX_NAMES:
                 return list(found)
             if name.strip() and len(name) <= LONGEST_NAME:
@@ -84,8 +98,7 @@ def outputs_of(
         if key == TEXT_KEY and all(isinstance(item, str) for item in rest):
             yield from _texts(node_id, rest)
         else:
-            body = json.dumps(strict_json(rest), ensure_ascii=False, indent=1).encode()
-            yield InlineOutput(f"ui_output_{node_id}_{key}.json", "text", "application/json", body)
+            yield InlineOutput(f"ui_output_{node_id}_{key}.json", "text", "application/json", rest)
 
 
 def type_of(filename: str, content_type: str) -> OutputType:
@@ -98,7 +111,7 @@ def type_of(filename: str, content_type: str) -> OutputType:
     return next((kind for kind in _BY_EXTENSION if kind == family), "file")
 
 
-def _items(values: Any) -> Sequence[Any]:
+def _items(values: Any) -> list[Any]:
     return values if isinstance(values, list) else [values]
 
 
@@ -109,22 +122,22 @@ def _joined(items: Sequence[Any]) -> list[str]:
     return []
 
 
-def _strings(item: Any) -> Iterator[str]:
+def _strings(items: list[Any]) -> Iterator[str]:
     """Yield strings at any depth, except in a file's description."""
-    waiting = [item]  # iterative, because nodes choose the depth
+    waiting: list[Any] = [items]  # iterative, because nodes choose the depth
     while waiting:
         match waiting.pop():
             case str(text):
                 yield text
             case list(inner):
                 waiting.extend(reversed(inner))
-            case Mapping() as inner if _file_ref(inner) is None:
-                waiting.extend(reversed(list(inner.values())))
+            case dict(inner) if _file_ref(inner) is None:
+                waiting.extend(reversed(inner.values()))
 
 
-def _named_files(items: Sequence[Any], files: Mapping[str, FileRef]) -> list[FileRef]:
+def _named_files(items: list[Any], files: Mapping[str, FileRef]) -> list[FileRef]:
     """Return the named files, each once, in the payload's order."""
-    names = (*_joined(items), *(name for item in items for name in _strings(item))) if files else ()
+    names = chain(_joined(items), _strings(items)) if files else ()
     return list(dict.fromkeys(files[name] for name in names if name in files))
 
 
@@ -156,9 +169,72 @@ def _file_ref(item: object) -> FileRef | None:
 def _texts(node_id: str, texts: list[str]) -> Iterator[InlineOutput]:
     for number, text in enumerate(texts):
         suffix = f"_{number + 1}" if len(texts) > 1 else ""
-        yield InlineOutput(
-            f"text_output_{node_id}{suffix}.txt", "text", "text/plain; charset=utf-8", strict_text(text).encode()
-        )
+        yield InlineOutput(f"text_output_{node_id}{suffix}.txt", "text", "text/plain; charset=utf-8", text)
+
+
+def _json_tokens(root: list[Any]) -> Iterator[str]:
+    """Yield the tokens of a value as strict JSON, with `strict_json`'s replacements except those of surrogates."""
+    # Iterative: a recursive generator would pass each token through all levels.
+    waiting: list[tuple[Iterator[Any], str]] = [(iter([root]), "")]
+    separator = ""
+    while waiting:
+        items, end = waiting[-1]
+        for item in items:
+            yield separator
+            value = item
+            if end == "}":
+                name, value = item
+                yield from _string_tokens(str(name))
+                yield ": "
+            separator = ", "
+            if isinstance(value, str):
+                yield from _string_tokens(value)
+            elif not isinstance(value, dict | list | tuple):
+                yield _scalar_token(value)
+            elif len(waiting) > MAX_LEVELS:
+                yield _ENCODER.encode(TOO_DEEP)
+            else:
+                yield "{" if isinstance(value, dict) else "["
+                waiting.append((iter(value.items()), "}") if isinstance(value, dict) else (iter(value), "]"))
+                separator = ""
+                break
+        else:
+            waiting.pop()
+            yield end
+            separator = ", "
+
+
+def _scalar_token(value: object) -> str:
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return repr(value)  # as the encoder does, which takes ten times as long to be called
+    return "null" if isinstance(value, float) else _ENCODER.encode(value)
+
+
+def _string_tokens(text: str) -> Iterator[str]:
+    if len(text) <= PIECE_CHARACTERS:
+        yield _ENCODER.encode(text)
+        return
+    yield '"'
+    for part in _slices(text):
+        yield _ENCODER.encode(part)[1:-1]
+    yield '"'
+
+
+def _slices(text: str) -> Iterator[str]:
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield text[start : start + PIECE_CHARACTERS]
+
+
+def _encoded(tokens: Iterable[str]) -> Iterator[bytes]:
+    """Join tokens to pieces of strict UTF-8: lone surrogates become `?`."""
+    joined, length = [], 0
+    for token in tokens:
+        joined.append(token)
+        length += len(token)
+        if length >= PIECE_CHARACTERS:
+            yield "".join(joined).encode(errors="replace")
+            joined, length = [], 0
+    yield "".join(joined).encode(errors="replace")
 
 
 def strict_text(text: str) -> str:

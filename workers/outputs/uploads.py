@@ -12,10 +12,11 @@ import asyncio
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from workers.disk import writing
 from workers.errors import EngineError, OutputFailed, StorageFailed
 from workers.outputs.media import Facts, content_type_of, examine
 from workers.outputs.names import DistinctNames, safe_folder
-from workers.outputs.payload import InlineOutput, names_in, outputs_of, type_of
+from workers.outputs.payload import InlineOutput, names_in, outputs_of, strict_text, type_of
 from workflows.graph import Graph
 from workflows.messages import Executed, Message, Preview
 
@@ -78,7 +79,6 @@ class _Value:
 
     type: OutputType
     content_type: str
-    size: int
     text: str | None
 
 
@@ -118,16 +118,21 @@ class OutputUploads:
 
     async def add(self, executed: Executed) -> bool:
         """Start the uploads of a node's outputs and return whether they include files."""
-        names = names_in(executed.output)
+        # In threads, since a payload may have a million values.
+        names = await asyncio.to_thread(names_in, executed.output)
         files = await self._engine.files.find(names) if names else {}
         has_files = False
-        for found in outputs_of(executed.node, executed.output, files):
+        for found in await asyncio.to_thread(self._outputs_of, executed, files):
             if isinstance(found, FileRef):
                 self._add_file(executed.node, found)
                 has_files = True
             else:
                 await self._add_inline(executed.node, found)
         return has_files
+
+    def _outputs_of(self, executed: Executed, files: Mapping[str, FileRef]) -> list[FileRef | InlineOutput]:
+        # One more than a job may have is enough to fail it.
+        return list(islice(outputs_of(executed.node, executed.output, files), self._policy.max_outputs + 1))
 
     def finished(self) -> tuple[Output, ...]:
         """Return the outputs stored so far, in order."""
@@ -182,22 +187,24 @@ class OutputUploads:
         """Write a value to the private folder and start its upload. A failure to write is raised by `all`."""
         self._check_number()
         named = _Named(len(self._uploads), self._names.take(found.filename))
-        text = found.body.decode() if self._is_repeated(found) else None
         written = asyncio.create_task(self._written(found, named))
         self._fetches.append(written)
-        value = _Value(found.type, found.content_type, len(found.body), text)
+        value = _Value(found.type, found.content_type, self._repeated(found))
         self._start(self._inline(node_id, value, named, written))
         await asyncio.wait({written})
 
-    def _is_repeated(self, found: InlineOutput) -> bool:
-        """Whether the record repeats this text; if so, it uses up a part of the total."""
-        size = len(found.body)
+    def _repeated(self, found: InlineOutput) -> str | None:
+        """Return the text if the record repeats it; if so, it uses up a part of the total."""
         # Every GET, list and event reads whole records, so the texts in one are bounded.
         longest = min(self._policy.inline_text_bytes, self._inline_bytes_left)
-        if not found.content_type.startswith("text/") or size > longest:
-            return False
+        if not isinstance(found.value, str) or len(found.value) > longest:
+            return None
+        text = strict_text(found.value)
+        size = len(text.encode())
+        if size > longest:
+            return None
         self._inline_bytes_left -= size
-        return True
+        return text
 
     def _named(self, ref: FileRef) -> _Named:
         subfolder = safe_folder(ref.subfolder)
@@ -228,13 +235,14 @@ class OutputUploads:
     async def _written(self, found: InlineOutput, named: _Named) -> Path:
         path = self._own_folder() / f"inline-{named.position}"
         with writing(f"the output {named.filename!r}"):
-            await asyncio.to_thread(path.write_bytes, found.body)
+            await asyncio.to_thread(_write, path, found)
         return path
 
     async def _inline(self, node_id: str, value: _Value, named: _Named, written: asyncio.Task[Path]) -> Output:
         path = await written
         async with self._storing:
-            output = await self._store(node_id, path, named, value.size, content_type=value.content_type)
+            size = path.stat().st_size
+            output = await self._store(node_id, path, named, size, content_type=value.content_type)
         path.unlink(missing_ok=True)  # a job may have many, and the disk is the engine's too
         return output.model_copy(update={"type": value.type, "text": value.text})
 
@@ -304,6 +312,11 @@ async def _examined(path: Path, filename: str, content_type: str, size: int) -> 
         return await _in_thread(partial(examine, path, filename, content_type, size=size, stop=stop))
     finally:
         stop.set()  # a thread cannot be cancelled
+
+
+def _write(path: Path, found: InlineOutput) -> None:
+    with path.open("wb") as file:
+        file.writelines(found.pieces())
 
 
 def _size_of(path: Path) -> int | None:

@@ -13,6 +13,7 @@ from workers.outputs.payload import (
     LONGEST_NAME,
     MAX_LEVELS,
     MAX_NAMES,
+    PIECE_CHARACTERS,
     TOO_DEEP,
     InlineOutput,
     names_in,
@@ -32,6 +33,15 @@ def test_a_file_is_a_file_under_any_key(key: str) -> None:
     assert list(outputs_of("7", {key: [PNG, PNG]})) == [REF, REF]
 
 
+def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+
+
+def body_of(output: object) -> bytes:
+    assert isinstance(output, InlineOutput)
+    return b"".join(output.pieces())
+
+
 def test_a_flag_next_to_files_is_not_an_output() -> None:
     """`animated` describes the files next to it and is not an output."""
     assert list(outputs_of("7", {"images": [PNG], "animated": [True]})) == [REF]
@@ -41,7 +51,7 @@ def test_texts_become_files() -> None:
     """A text becomes a file with the name of the first version, and several texts are numbered."""
     (one,) = outputs_of("7", {"text": ["hello"]})
     assert isinstance(one, InlineOutput)
-    assert (one.filename, one.body) == ("text_output_7.txt", b"hello")
+    assert (one.filename, body_of(one)) == ("text_output_7.txt", b"hello")
     assert [
         output.filename for output in outputs_of("7", {"text": ["a", "b"]}) if isinstance(output, InlineOutput)
     ] == [
@@ -65,7 +75,7 @@ def test_every_other_value_becomes_json(value: Any) -> None:
     (output,) = outputs_of("7", {"result": value})
     assert isinstance(output, InlineOutput)
     assert output.filename == "ui_output_7_result.json"
-    assert json.loads(output.body) == (value if isinstance(value, list) else [value])
+    assert json.loads(body_of(output)) == (value if isinstance(value, list) else [value])
 
 
 GLB = FileRef("x.glb", "3d", "output")
@@ -92,7 +102,7 @@ def test_a_string_that_names_a_file_is_that_file(ui: dict[str, Any], files: list
     """A string that names a file becomes that file once per node, and the rest of the payload stays a value."""
     outputs = list(outputs_of("7", ui, {name: ref for name, ref in FILES.items() if name in names_in(ui)}))
     assert [output for output in outputs if isinstance(output, FileRef)] == files
-    assert [json.loads(output.body) for output in outputs if isinstance(output, InlineOutput)] == values
+    assert [json.loads(body_of(output)) for output in outputs if isinstance(output, InlineOutput)] == values
 
 
 def test_a_text_that_names_a_file_is_also_kept() -> None:
@@ -100,7 +110,7 @@ def test_a_text_that_names_a_file_is_also_kept() -> None:
     file, text = outputs_of("7", {"text": ["3d/x.glb"]}, FILES)
     assert file == GLB
     assert isinstance(text, InlineOutput)
-    assert (text.filename, text.body) == ("text_output_7.txt", b"3d/x.glb")
+    assert (text.filename, body_of(text)) == ("text_output_7.txt", b"3d/x.glb")
 
 
 def test_the_number_of_file_look_ups_is_bounded() -> None:
@@ -155,8 +165,28 @@ def test_values_that_are_nested_too_deeply_are_cut() -> None:
     for level in range(900):
         deep = [deep] if level % 2 else {"in": deep}
     (output,) = outputs_of("7", {"tree": deep})
+    body = body_of(output)
+    assert (body.count(b"["), body.count(TOO_DEEP.encode())) == (MAX_LEVELS // 2, 1)
+
+
+def test_the_json_of_a_deep_list_is_as_long_as_its_values() -> None:
+    """A list's depth adds nothing to its values, and the JSON comes in pieces of a bounded size."""
+    numbers: Any = [0] * 50_000
+    deep = numbers
+    for _ in range(MAX_LEVELS - 2):
+        deep = [deep]
+    (output,) = outputs_of("7", {"tree": [deep, "é\n" * 200_000]})
     assert isinstance(output, InlineOutput)
-    assert (output.body.count(b"["), output.body.count(TOO_DEEP.encode())) == (MAX_LEVELS // 2, 1)
+    pieces = list(output.pieces())
+    assert len(b"".join(pieces)) < 3 * len(numbers) + 4 * 200_000 + 1_000
+    assert max(map(len, pieces)) < 4 * PIECE_CHARACTERS
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), _containers))
+def test_the_pieces_of_a_value_are_its_strict_json(value: Any) -> None:
+    """The pieces are what Python's encoder makes of the value, with NaN and lone surrogates replaced."""
+    output = InlineOutput("a.json", "text", "application/json", [value])
+    assert body_of(output).decode() == json.dumps(strict_json([value]), ensure_ascii=False)
 
 
 @pytest.mark.parametrize(
@@ -214,4 +244,4 @@ def test_any_payload_is_split_into_outputs(ui: dict[str, Any]) -> None:
     """Any payload is split without an error, and its inline bodies are strict JSON or text."""
     for output in outputs_of("7", ui, dict.fromkeys(names_in(ui)[::2], GLB)):
         if isinstance(output, InlineOutput) and output.content_type == "application/json":
-            json.loads(output.body.decode(), parse_constant=pytest.fail)
+            json.loads(body_of(output).decode(), parse_constant=pytest.fail)
