@@ -218,8 +218,19 @@ class NodeDeclaration:
         return found
 
     @cached_property
+    def rows(self) -> frozenset[str]:
+        """The names of the declared inputs that end in a number, without it: `image_` for `image_3`."""
+        return frozenset(stem for name in self.inputs if (stem := row_of(name)) is not None)
+
+    @cached_property
     def _with_formats(self) -> list[InputDeclaration]:
         return [declared for declared in self.inputs.values() if declared.formats]
+
+
+def row_of(name: str) -> str | None:
+    """Return a name that ends in a number without it, or None for another name."""
+    stem = name.rstrip("0123456789")
+    return stem if stem and stem != name else None
 
 
 def extension_of(name: Any) -> str:

@@ -66,7 +66,9 @@ def _marks(
     keys_by_name = _keys_by_name(files)
     keys: dict[str, set[str]] = {}
     for node_id, node in graph.nodes.items() if files else ():
-        named = {key for segment in _segments(node) for key in _keys_of(segment, keys_by_name)}
+        # A text may have a million parts that each stand for all files of the job, so equal ones count once.
+        forms = {form for segment in _segments(node) if (form := _form(segment)) in keys_by_name}
+        named = {key for form in forms for key in keys_by_name[form]}
         marked = next(_closed(node_id, graph, catalogue), None) if named else None
         if marked is not None:
             keys.setdefault(marked, set()).update(named)
@@ -87,8 +89,9 @@ def _keys_by_name(files: Mapping[str, str]) -> dict[str, set[str]]:
     return found
 
 
-def _keys_of(segment: str, keys_by_name: Mapping[str, set[str]]) -> Collection[str]:
-    return keys_by_name.get("input" if _PATTERN.fullmatch(segment) else segment.casefold(), ())
+def _form(segment: str) -> str:
+    """Return the name by which the keys of the files are found that a loader may find by this one."""
+    return "input" if _PATTERN.fullmatch(segment) else segment.casefold()
 
 
 def _segments(node: Node) -> Iterator[str]:
@@ -100,7 +103,7 @@ def _segments(node: Node) -> Iterator[str]:
         if isinstance(value, str):
             for text in {value, *_BETWEEN_NAMES.split(value)}:
                 name = folder_and_name(text.strip(_AROUND_NAMES))[1]
-                yield from (segment.strip(_AROUND_NAMES) for segment in name.replace("\\", "/").split("/"))
+                yield from (segment.strip(_AROUND_NAMES) for segment in set(name.replace("\\", "/").split("/")))
         elif isinstance(value, Mapping):
             waiting.extend(value.values())
         elif isinstance(value, list):

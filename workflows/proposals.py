@@ -18,7 +18,7 @@ from workflows.input_names import fed_inputs, prompt_roles, slug
 from workflows.manifest import NamedInput
 from workflows.model_files import MODEL_EXTENSIONS
 from workflows.origins import Origin, Place, origins
-from workflows.typed_inputs import SEEDS, declared_input, typed_input
+from workflows.typed_inputs import SEEDS, declared_inputs, typed_input
 
 MOST_CHOSEN = 100
 """Inputs that are proposed for one workflow."""
@@ -85,9 +85,9 @@ def _widgets(graph: Graph, known: Mapping[Place, Origin], catalogue: Catalogue) 
     """Return what can be set in the graph, by the widget of the editor that sets it."""
     found: dict[Origin, _Widget] = {}
     for node_id, node in graph.nodes.items():
-        given = dict(node.inputs)
-        for name, value in given.items():
-            declared = declared_input(catalogue, node.class_type, given, name)
+        known_inputs = declared_inputs(catalogue.declaration(node.class_type), node.inputs)
+        for name, value in node.inputs.items():
+            declared = known_inputs.get(name)
             typed = typed_input(declared, catalogue, node.class_type, value)
             if typed is None:
                 continue

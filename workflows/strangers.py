@@ -14,7 +14,6 @@ Every node is checked, including those that ComfyUI would not validate, since it
 that need declarations skip unknown classes; the worker, which knows its engine's classes, applies the rules again.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,7 +21,7 @@ from typing import Any
 
 from workflows.catalogue import Catalogue
 from workflows.check_values import check_listed
-from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration
+from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration, row_of
 from workflows.errors import UndeclaredInput, UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType, pointer
 from workflows.file_names import check_file_names, fault_of_value, is_loader, names_a_file
 from workflows.graph import Graph, Link, Node, as_link
@@ -60,7 +59,6 @@ _ENGINES_OWN = "override_display_id"
 """The member of a node under whose id ComfyUI reports the node's outputs."""
 _NEVER = "manual_format_widgets"
 """VideoHelperSuite's former input for options of ffmpeg. It takes a dictionary, as which a LATENT or AUDIO passes."""
-_NUMBERED = re.compile(r"(?P<stem>.*\D)\d+\Z", re.DOTALL)
 _NUMBERS = frozenset({"INT", "FLOAT", "BOOLEAN"})
 _KNOWN_VALUES = _NUMBERS | {"STRING", "COMBO", "*"}
 _MAY_BE_TEXT = ("STRING", "COMBO", "*", "COMFY_MATCHTYPE")
@@ -163,7 +161,7 @@ class _Inspection:
         link = as_link(value)
         if link is None and self.catalogue.drops_literals(self.about):
             return True
-        return (link is not None and self._kinds(link) <= CARGO) or _continues_a_row(name, self.about)
+        return (link is not None and self._kinds(link) <= CARGO) or row_of(name) in self.about.rows
 
     def _undeclared(self, name: str) -> WorkflowError:
         what = "is ComfyUI's own to fill" if name in self.about.hidden else "is none that its class declares"
@@ -181,14 +179,6 @@ class _Inspection:
         known = outputs is not None and -len(outputs) <= link.slot < len(outputs)
         kind = outputs[link.slot] if outputs is not None and known else None
         return frozenset(one.strip() for one in kind.split(",")) if isinstance(kind, str) else frozenset({"*"})
-
-
-def _continues_a_row(name: str, about: NodeDeclaration) -> bool:
-    numbered = _NUMBERED.match(name)
-    stem = numbered and numbered["stem"]
-    return stem is not None and any(
-        (other := _NUMBERED.match(declared)) and other["stem"] == stem for declared in about.inputs
-    )
 
 
 def _is_no_text(declared: InputDeclaration) -> bool:

@@ -1,10 +1,11 @@
 """The type, range and choices of a value in a graph, as a manifest has them, from the declaration of its class."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from workflows.catalogue import Catalogue
-from workflows.declarations import InputDeclaration, unwrapped
+from workflows.declarations import InputDeclaration, NodeDeclaration, unwrapped
 from workflows.inventory import shown_choices
 from workflows.manifest import InputType, NamedInput
 
@@ -17,13 +18,11 @@ SEEDS = ("seed", "noise_seed")
 _MEDIA: dict[str, InputType] = {"image": "image", "video": "video", "audio": "audio"}
 
 
-def declared_input(catalogue: Catalogue, kind: str, given: dict[str, Any], name: str) -> InputDeclaration | None:
-    """Return the declaration of an input, also of a part that a dynamic combo's choice adds."""
-    about = catalogue.declaration(kind)
-    if name in about.inputs:
-        return about.inputs[name]
+def declared_inputs(about: NodeDeclaration, given: Mapping[str, Any]) -> Mapping[str, InputDeclaration]:
+    """Return the declared inputs of a node by name, and those that its dynamic combos and formats add."""
+    # Once for a node: it may have a thousand inputs that nothing declares.
     parts = (part for one in about.inputs.values() if one.is_dynamic_combo for part in one.parts(given))
-    return next((part for part in parts if part.name == name), about.widgets(given).get(name))
+    return {**about.widgets(given), **{part.name: part for part in parts}, **about.inputs}
 
 
 def typed_input(declared: InputDeclaration | None, catalogue: Catalogue, kind: str, value: Any) -> NamedInput | None:
@@ -40,8 +39,8 @@ def typed_input(declared: InputDeclaration | None, catalogue: Catalogue, kind: s
         kind_of_file = _MEDIA.get(declared.uploads)
         return None if kind_of_file is None else _input(kind_of_file, described)
     if declared.is_combo:
-        listed = shown_choices(catalogue.declaration(kind), declared)
-        return _choice(value, listed, described)
+        is_long = len(declared.choices or ()) > MOST_CHOICES
+        return _choice(value, None if is_long else shown_choices(catalogue.declaration(kind), declared), described)
     match declared.kind:
         case "BOOLEAN" if isinstance(value, bool):
             return _input("boolean", described)
@@ -68,7 +67,7 @@ def _choice(value: Any, listed: list[Any] | None, described: str) -> NamedInput 
     if not isinstance(value, str):
         return None
     choices = [choice for choice in map(unwrapped, listed or ()) if isinstance(choice, str)]
-    if not choices or len(choices) != len(listed or ()) or len(choices) > MOST_CHOICES:
+    if not choices or len(choices) != len(listed or ()):
         return _input("string", described)
     return _input("choice", described, choices=tuple(dict.fromkeys([*choices, value])))
 

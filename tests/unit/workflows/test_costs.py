@@ -10,7 +10,9 @@ import pytest
 
 from workflows import strangers
 from workflows.catalogue import Catalogue
+from workflows.execution import for_execution
 from workflows.graph import Graph, parse_graph
+from workflows.proposals import propose
 from workflows.suggestions import suggestion
 
 NODES, INPUTS, CHOICES = 50, 10, 2_000
@@ -25,6 +27,18 @@ COMBOS = {
     ),
     "files": ([f"picture {number}.png" for number in range(CHOICES)], "custom_nodes.x", "other.png"),
 }
+
+
+class Key(str):
+    """A bucket key that counts how often it is put into a set."""
+
+    __slots__ = ()
+    hashed = 0
+    __eq__ = str.__eq__
+
+    def __hash__(self) -> int:
+        Key.hashed += 1
+        return str.__hash__(self)
 
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
@@ -74,6 +88,38 @@ def test_the_cost_of_a_node_does_not_grow_with_the_inputs_of_its_class() -> None
     graph = parse_graph({str(number): {"class_type": "Wide", "inputs": {"i1": 1}} for number in range(NODES)})
     calls = calls_of(lambda: strangers.check(graph, catalogue))
     assert calls["get"] + calls["formats"] <= 10 * (NODES + CHOICES)
+
+
+def test_a_row_is_found_without_a_search_of_the_declared_inputs() -> None:
+    """The cost of further members of a row does not grow with the inputs of the class."""
+    declared = {f"i{number}_": ["INT", {}] for number in range(300)}
+    catalogue = Catalogue({"Row": class_of({**declared, "z1": ["INT", {}]}, "custom_nodes.x")})
+    graph = parse_graph({"1": {"class_type": "Row", "inputs": {f"z{number}": 1 for number in range(2, 900)}}})
+    calls = calls_of(lambda: strangers.check(graph, catalogue))
+    assert calls.total() <= CALLS_A_VALUE * 900
+
+
+def test_the_cost_of_a_proposal_does_not_grow_with_choices_and_options() -> None:
+    """The options of a class are read once for a node, and its long lists of choices not at all."""
+    option = {"key": "a", "inputs": {"required": {f"p{number}": ["INT", {}] for number in range(50)}}}
+    combo = ["COMFY_DYNAMICCOMBO_V3", {"options": [option]}]
+    inputs = {"c": [[f"choice {number}" for number in range(CHOICES)], {}], "d": combo}
+    catalogue = Catalogue({"Combos": class_of(inputs)})
+    given = {"c": "choice 1", "d": "a", **{f"u{number}": "x" for number in range(100)}}
+    workflow = {str(number): {"class_type": "Combos", "inputs": given} for number in range(10)}
+    calls = calls_of(lambda: propose(workflow, workflow, catalogue))
+    assert calls["parts"] + calls["_is_plain"] <= 200 * 10
+
+
+def test_equal_names_in_a_text_stand_for_the_files_once() -> None:
+    """A text with a thousand names of the input folder reads the keys of the job's files once."""
+    Key.hashed = 0
+    files = {f"{number}.png": Key(number) for number in range(100)}
+    text = "/".join(f"{' ' * number}." for number in range(1_000))
+    graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"folder": text}}})
+    marked = for_execution(graph, Catalogue({"Loader": class_of({"folder": ["STRING", {}]})}), "job", files=files)
+    assert marked["1"]["inputs"]["_job"]
+    assert Key.hashed <= 10 * len(files)
 
 
 def test_missing_inputs_are_not_compared_with_each_given_one() -> None:
