@@ -109,6 +109,8 @@ def _exif(data: bytes, begin: int, end: int) -> Iterator[_Text]:
     order = "<" if data[begin : begin + 2] == b"II" else ">"
     (directory,) = struct.unpack_from(f"{order}I", data, begin + 4)
     (entries,) = struct.unpack_from(f"{order}H", data, begin + directory)
+    if begin + directory + 2 + 12 * entries > end:
+        raise ValueError("the block ends before its directory")  # many small blocks could name one long directory
     for number in range(entries):
         _, kind, count, offset = struct.unpack_from(f"{order}HHII", data, begin + directory + 2 + 12 * number)
         if kind == 2 and count > 4:

@@ -3,8 +3,10 @@
 import io
 import json
 import struct
+import sys
 import tracemalloc
 import zlib
+from typing import Any
 
 import av
 import numpy as np
@@ -139,6 +141,27 @@ def test_strings_of_a_webp_may_overlap() -> None:
     entries = (struct.pack(">HHII", 1, 2, len(text), 10 + 12 * count + n) for n in range(count))
     exif = b"MM\0*" + struct.pack(">IH", 8, count) + b"".join(entries) + text
     assert peak(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(exif)) + exif) < 1 << 20
+
+
+def test_blocks_of_a_webp_do_not_share_a_directory() -> None:
+    """Many small blocks that name one long directory do not read it again for each."""
+    count = 50
+    blocks = [b"EXIF" + struct.pack("<I", 8) + b"MM\0*" + struct.pack(">I", 8 + 16 * n) for n in range(count)]
+    entries = struct.pack(">HHII", 1, 1, 0, 0) * count
+    data = b"RIFF\0\0\0\0WEBP" + b"".join(reversed(blocks)) + struct.pack(">H", count) + entries
+    calls = 0
+
+    def read(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "c_call" and argument is struct.unpack_from
+
+    before = sys.getprofile()
+    sys.setprofile(read)
+    try:
+        assert embedded_workflows(data) == {}
+    finally:
+        sys.setprofile(before)
+    assert 0 < calls <= 5 * count
 
 
 @given(
