@@ -58,6 +58,8 @@ class RecordingEngine:
     async def history(self, prompt_id: str) -> History | None:
         return None
 
+    async def forget(self, prompt_id: str) -> None: ...
+
     async def queue(self) -> PromptQueue:
         return PromptQueue()
 

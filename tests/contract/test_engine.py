@@ -93,6 +93,14 @@ async def is_idle(engine: HttpEngine) -> bool:
         await http.close()
 
 
+async def histories(engine: HttpEngine) -> dict[str, Any]:
+    http = ComfyHttp(engine.url)
+    try:
+        return await http.get_json("/history")
+    finally:
+        await http.close()
+
+
 async def test_a_prompt_runs_from_submission_to_its_output_file(engine: HttpEngine, prefix: str) -> None:
     """Messages arrive in ComfyUI's order, history ends them, and the output file can be read."""
     execution = execution_of(engine, saved(f"{prefix}/x", color=0xFF0000))
@@ -104,6 +112,7 @@ async def test_a_prompt_runs_from_submission_to_its_output_file(engine: HttpEngi
     assert execution.history is not None
     assert execution.history.status_str == "success"
     assert outputs(messages) == execution.history.outputs
+    assert await histories(engine) == {}, "the engine keeps the graph and the results of a prompt that has ended"
     path = await engine.files.fetch(only_file(outputs(messages)["2"]), engine.files.private_folder())
     with Image.open(path) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))

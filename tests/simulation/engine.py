@@ -83,6 +83,10 @@ class SimulatedEngine:
         self._check()
         return self._histories.get(prompt_id)
 
+    async def forget(self, prompt_id: str) -> None:
+        self._check()
+        self._histories.pop(prompt_id, None)
+
     async def queue(self) -> PromptQueue:
         self._check()
         return PromptQueue(running=frozenset(self._running))

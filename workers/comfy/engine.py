@@ -131,6 +131,10 @@ class ComfyEngine(Protocol):
         """Return the prompt's history; None while it is queued or running."""
         ...
 
+    async def forget(self, prompt_id: str) -> None:
+        """Delete the prompt's history: its graph and results, which the engine keeps for 10,000 prompts."""
+        ...
+
     async def queue(self) -> PromptQueue: ...
 
     async def declarations(self) -> dict[str, Any]:

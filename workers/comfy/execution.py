@@ -121,6 +121,8 @@ class Execution:
             if self._is_submitted and self.history is None and failure is None:
                 self.was_abandoned = True
                 await self._withdraw()
+            if self._is_submitted:
+                await self._forget()
         if self.history is not None:
             failure = failure_of(self.history, cancelled=self._cancelled_at is not None)
         if failure is not None:
@@ -157,6 +159,12 @@ class Execution:
                 while self._prompt.prompt_id in await self._engine.queue():
                     await asyncio.sleep(self._policy.interrupt_every_s)
                     await self._engine.interrupt(self._prompt.prompt_id)
+
+    async def _forget(self) -> None:
+        """Delete the prompt's history, so that the engine's memory does not grow with each job's graph and results."""
+        with contextlib.suppress(TimeoutError, EngineUnavailable):
+            async with asyncio.timeout(self._policy.withdraw_s):
+                await self._engine.forget(self._prompt.prompt_id)
 
     async def _answered(self, call: Awaitable[T]) -> T:
         """Await an engine call. Raises `EngineStalled` if it has not returned `interrupt_grace_s` after `cancel()`."""

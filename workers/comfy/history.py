@@ -25,7 +25,7 @@ class ExecutionPolicy:
     idle_s               for which it may be queued while nothing runs; then the execution thread is dead
     interrupt_every_s    between two interrupts, which can be lost
     interrupt_grace_s    until a prompt that ignores interrupts, or an engine that does not answer them, counts as stuck
-    withdraw_s           for an abandoned prompt to leave ComfyUI's queue
+    withdraw_s           for an abandoned prompt to leave ComfyUI's queue, and for the history of any to be deleted
     stall_s              without any message; None waits for ever
     """
 

@@ -151,6 +151,9 @@ class HttpEngine:
             messages=tuple(decode_pair(kind, data) for kind, data in pairs),
         )
 
+    async def forget(self, prompt_id: str) -> None:
+        await self._http.post_json("/history", {"delete": [prompt_id]})
+
     async def queue(self) -> PromptQueue:
         queue = await self._http.get_json("/queue")
         return PromptQueue(_ids(queue.get("queue_running")), _ids(queue.get("queue_pending")))
