@@ -9,14 +9,14 @@ from pathlib import PurePosixPath
 LONGEST_BYTES = 150
 LONGEST_FOLDER = 255
 """Maximum characters of a folder's path: a job may have a thousand outputs, and a path 4,096 characters."""
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def safe_filename(name: str) -> str:
     """Return a safe file name of at most LONGEST_BYTES of UTF-8; it is never empty, hidden, `.` or `..`.
 
     Letters of any script are kept, and the extension; separators, control and direction characters and lone surrogates
-    become `_`.
+    become `_`, and so do U+FFFE and U+FFFF, which no XML can hold: S3 deletes keys by a list in XML.
     """
     clean = _UNSAFE.sub("_", unicodedata.normalize("NFC", name)).rstrip(" .")
     stem, dot, extension = clean.rpartition(".")

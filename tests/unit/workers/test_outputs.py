@@ -211,6 +211,7 @@ def test_the_type_follows_the_extension_then_the_content(filename: str, content_
         ("photo.png", "photo.png"),
         ("über 日本.png", "über 日本.png"),
         ("a\x00b\u202e.png", "a_b_.png"),
+        ("\ufffe\uffff.png", "__.png"),
         ("..", "file"),
         ("", "file"),
         ("x" * 300 + ".png", "x" * (LONGEST_BYTES - 4) + ".png"),
