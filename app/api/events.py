@@ -107,9 +107,19 @@ class EventRenderer:
             case TestAsked():
                 return TEST_TYPE
 
+    def is_large(self, found: Committed) -> bool:
+        """Report whether the event takes milliseconds to render, and up to some megabytes of memory."""
+        match found:
+            case JobHappened(record=record):
+                return len(record.outputs) > QUICKLY_SHOWN
+            case BatchFinished(statuses=statuses):
+                return len(statuses) > QUICKLY_RENDERED_JOBS
+            case TestAsked():
+                return False
+
     async def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         """Return the headers and the body of the webhook request."""
-        return await off_loop(self._render, found) if _is_large(found) else self._render(found)
+        return await off_loop(self._render, found) if self.is_large(found) else self._render(found)
 
     def _render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         kind = self.type_of(found)
@@ -159,16 +169,6 @@ class EventRenderer:
 
     def _batch_data(self, batch: BatchRecord, statuses: Mapping[str, Status | None]) -> BaseModel:
         return batch_view(batch, statuses, self._base)
-
-
-def _is_large(found: Committed) -> bool:
-    match found:
-        case JobHappened(record=record):
-            return len(record.outputs) > QUICKLY_SHOWN
-        case BatchFinished(statuses=statuses):
-            return len(statuses) > QUICKLY_RENDERED_JOBS
-        case TestAsked():
-            return False
 
 
 def schema(kind: str, base: str) -> dict[str, Any]:

@@ -1,14 +1,21 @@
 """An event until it is delivered or given up: attempts, circuit breakers, dead letters and replays."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
 import pytest
 
 from app.api.events import EventRenderer
+from app.api.job_view import QUICKLY_SHOWN
 from app.config import ApiConfig
 from storage.jobs.index import event_ref
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.webhooks.signing import Signer
-from tests.support.post import DOWN, OK, URL, Post
-from workers.webhooks.deliverer import Deliverer, DeliveryPolicy
+from tests.support.post import DOWN, OK, URL, Post, Receiver
+from tests.support.records import OUTPUT
+from tests.support.waiting import until
+from workers.webhooks.deliverer import LARGE_OF_TENANT, Deliverer, DeliveryPolicy
 from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
@@ -132,3 +139,29 @@ async def test_an_optional_handshake_precedes_the_first_event(post: Post) -> Non
     await post.completed("completed")
     await post.send()
     assert (len(post.receiver.posts), len(post.receiver.asked)) == (2, 2)
+
+
+async def test_large_events_wait_without_their_content(post: Post) -> None:
+    """Of a tenant, some attempts at large events are made at once, and another tenant's is made meanwhile."""
+    is_free = asyncio.Event()
+    begun: Counter[str] = Counter()
+
+    class Hanging(Receiver):
+        async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+            begun[tenant] += 1
+            if tenant == "busy":
+                await is_free.wait()
+            return await super().post(tenant, url, headers, body)
+
+    post.receiver = Hanging()
+    receivers = [("busy", f"https://{number}.example/") for number in range(LARGE_OF_TENANT + 3)]
+    for tenant, url in [*receivers, ("other", URL)]:
+        stored = await post.claimed("completed", tenant=tenant, webhook_url=url)
+        outputs, now = (OUTPUT,) * (QUICKLY_SHOWN + 1), post.clock.now()
+        await post.stores.jobs.evolve_from(stored, lambda r: r.complete(attempt=1, now=now, outputs=outputs))  # noqa: B023
+    post.deliverer = post.new_deliverer()
+    sending = asyncio.create_task(post.send())
+    await until(lambda: begun == {"busy": LARGE_OF_TENANT, "other": 1})
+    is_free.set()
+    await sending
+    assert begun["busy"] == LARGE_OF_TENANT + 3

@@ -14,8 +14,9 @@ from typing import Literal, Protocol
 from storage import keys
 from storage.bucket.objects import confirm_absence
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
+from storage.fair_slots import FairSlots
 from storage.index_keys import OutboxEntry
-from storage.outbox import Committed, JobHappened, TestAsked
+from storage.outbox import Committed, Found, JobHappened, TestAsked
 from storage.stores import Stores
 from storage.webhooks.deliveries import LEASE, Delivery, DeliveryAttempt, StoredDelivery
 from storage.webhooks.signing import Signer
@@ -24,6 +25,11 @@ from workers.webhooks.post import Answer, WebhookTransport
 
 logger = logging.getLogger(__name__)
 
+LARGE_AT_ONCE = 32
+LARGE_OF_TENANT = 8
+"""Attempts at large events at once, in all and of one tenant. Each takes up to 4 MB for as long as its receiver hangs:
+the record of a job with 1,000 outputs, and the body with a presigned URL for each of them."""
+
 Result = Literal["delivered", "again", "dead", "dropped", "later"]
 
 
@@ -31,6 +37,8 @@ class Renderer(Protocol):
     """Renders a CloudEvent with fresh presigned URLs; implemented by `app.api.events`."""
 
     def type_of(self, found: Committed) -> str: ...
+
+    def is_large(self, found: Committed) -> bool: ...
 
     async def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         """Return the request's headers and body."""
@@ -65,10 +73,18 @@ class Deliverer:
         self._transport = transport
         self._renderer = renderer
         self._signer = signer
+        self._large = FairSlots(LARGE_AT_ONCE, each=LARGE_OF_TENANT)
 
     async def deliver(self, entry: OutboxEntry) -> Result:
         """Deliver the event of an entry once. Raises `StorageError` if the bucket fails; the entry then remains."""
         found = await self._stores.outbox.find(entry)
+        if isinstance(found, str) or not self._renderer.is_large(found):
+            return await self._deliver(entry, found)
+        del found  # while it waits
+        async with self._large.slot(entry.ref.tenant):
+            return await self._deliver(entry, await self._stores.outbox.find(entry))
+
+    async def _deliver(self, entry: OutboxEntry, found: Found) -> Result:
         if found == "later":
             return "later"
         if found == "never":
