@@ -47,12 +47,10 @@ from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workflows.catalogue import Catalogue
 from workflows.execution import for_execution
 from workflows.graph import Graph
+from workflows.messages import Message
 from workflows.progress import ProgressModel
 
 logger = logging.getLogger(__name__)
-
-LAST_UPLOADS_S = 5.0
-"""Seconds that uploads may still take after the job was stopped, as by a cancel request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,9 @@ class AttemptPolicy:
     max_attempts: int = 3
     min_free_bytes: int = 0
     log_interval_s: float = 10.0
+    last_uploads_s: float = 5.0
+    """Seconds that uploads, and the look-ups of files that nodes name, may still take after the job was stopped, as by
+    a cancel request."""
     preparation: PreparationPolicy = field(default_factory=PreparationPolicy)
     uploads: UploadPolicy = field(default_factory=UploadPolicy)
     report: ReportPolicy = field(default_factory=ReportPolicy)
@@ -129,6 +130,8 @@ class Attempt:
         self._execution: Execution | None = None
         self._reason: WorkerError | None = None
         self._stopped = asyncio.Event()
+        self._collect_until: float | None = None
+        self._collecting: asyncio.Timeout | None = None
         self._failure: WorkerError | None = None
         self._engine_time = engine_time or EngineTime()
         self._phases = Phases()
@@ -228,6 +231,9 @@ class Attempt:
             return
         self._reason = reason
         self._stopped.set()
+        self._collect_until = asyncio.get_running_loop().time() + self._policy.last_uploads_s
+        if self._collecting is not None:
+            self._collecting.reschedule(self._collect_until)
         if self._execution is not None:
             self._execution.cancel()
         elif self._preparing is not None:
@@ -313,9 +319,23 @@ class Attempt:
                     has_begun = True
                     outputs -= not_run(execution.node_errors or {}, self._record.warnings)
                     self._progress = ProgressModel.start(graph.ancestors(outputs))
-                await self._uploads.collect(message, graph, self._progress.current_node)
+                await self._collect(message, graph, self._progress.current_node)
                 self._progress = self._progress.reduce(message)
                 self._previews.notice(message, self._progress.current_node)
+
+    async def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
+        """Start the uploads of a message's outputs. After `_stop` all messages together have `last_uploads_s`.
+
+        An engine on another machine may take long to say which of up to 1,000 names are files.
+        """
+        try:
+            async with asyncio.timeout_at(self._collect_until) as self._collecting:
+                await self._uploads.collect(message, graph, current_node)
+        except TimeoutError:
+            if not self._stopped.is_set():
+                raise
+        finally:
+            self._collecting = None
 
     # The second phase.
 
@@ -337,7 +357,7 @@ class Attempt:
             raise self._reason
 
     async def _until_stopped(self, work: Coroutine[Any, Any, object]) -> None:
-        """Await work with the outputs. After `_stop` it has `LAST_UPLOADS_S` seconds, and its failure is ignored."""
+        """Await work with the outputs. After `_stop` it has `last_uploads_s`, and its failure is ignored."""
         working = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stopped.wait())
         try:
@@ -345,7 +365,7 @@ class Attempt:
             if self._reason is None:
                 await working
             else:
-                await asyncio.wait({working}, timeout=LAST_UPLOADS_S)
+                await asyncio.wait({working}, timeout=self._policy.last_uploads_s)
         finally:
             stopping.cancel()
             working.cancel()

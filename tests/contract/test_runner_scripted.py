@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.support.scripted_comfy import Answer, Play, serving
 from tests.support.stage import BrokenFiles, ForgetfulFiles, MoodyStore, Stage, paint, painted, painting, stage
 from tests.support.waiting import until
 from tests.support.workbench import quick_policy
+from workers.comfy.engine import FileRef
+from workers.comfy.files import FolderFiles
 from workers.outputs.uploads import UploadPolicy
 
 pytestmark = pytest.mark.anyio
@@ -128,6 +131,34 @@ async def test_a_cancelled_job_does_not_wait_for_its_input_files(tmp_path: Path)
         result = await running
     assert (result.stored.record.error, result.engine_suspect) == ("Cancelled by user", False)
     assert on.comfy.state.posts == []
+
+
+async def test_a_cancelled_job_does_not_wait_for_look_ups_of_files(tmp_path: Path) -> None:
+    """A cancel request ends a job whose engine does not say which of a node's strings name files."""
+    asked = asyncio.Event()
+
+    class SilentFiles(FolderFiles):
+        async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+            asked.set()
+            await asyncio.Event().wait()
+            return {}
+
+    async def script(play: Play) -> None:
+        await play.say("executed", node="1", display_node="1", output={"result": ["3d/a.glb"]})
+        await play.say("executing", node="2", display_node="2")
+        await until(lambda: bool(play.state.interrupts))
+        await play.say("execution_interrupted", node_id="2", node_type="Paint", executed=[])
+        await play.succeed({"1": {"result": ["3d/a.glb"]}})
+
+    async with stage(tmp_path, script, SilentFiles) as on:
+        on.policy = replace(on.policy, last_uploads_s=0.05)
+        claimed = await on.claimed()
+        running = asyncio.create_task(on.run(claimed))
+        await asked.wait()
+        now = SystemClock().now()
+        await on.jobs.evolve("default", claimed.record.job_id, lambda record: record.cancel(now=now))
+        record = (await running).stored.record
+    assert record.error == "Cancelled by user"
 
 
 async def test_an_engine_that_is_lost_with_its_files_fails_the_job(tmp_path: Path) -> None:
