@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from storage.clock import Clock
 from storage.errors import StorageError
-from storage.jobs.live import LiveBoard, PreviewFrame
+from storage.jobs.live import MAX_FRAME_BYTES, LiveBoard, PreviewFrame
 from storage.jobs.record import JobRecord
 from workflows.messages import Message, Preview
 
@@ -35,7 +35,8 @@ class LivePreviews:
     def notice(self, message: Message, node_id: str | None) -> None:
         """Keep the preview of a message. `node_id` is the current node, for previews that name none."""
         # PNG previews are left out: they are large, and SaveImageWebsocket sends its results as such.
-        if isinstance(message, Preview) and message.image_type == "jpeg":
+        # The board drops one that is too large, whose base64 and JSON would take 170 MB of a frame of 32 MiB.
+        if isinstance(message, Preview) and message.image_type == "jpeg" and len(message.data) <= MAX_FRAME_BYTES:
             self._newest = (message.node_id or node_id, message.data)
 
     async def stop(self) -> None:

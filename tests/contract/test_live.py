@@ -150,6 +150,22 @@ async def test_a_worker_publishes_previews_of_a_watched_job_alone(tmp_path: Path
         assert await board.latest("default", record.job_id, 1) is None
 
 
+async def test_a_preview_that_is_too_large_is_not_encoded(clock: ManualClock) -> None:
+    """A preview above the board's limit replaces no smaller one that waits to be published."""
+    objects = MemoryObjectStore(clock)
+    record = a_job().claim(worker="w", now=clock.now(), lease_s=60).watch(clock.now() + timedelta(minutes=1))
+    board = BucketLiveBoard(objects, MemorySignal())
+    previews = LivePreviews(board, clock, lambda: record, interval_s=0.02)
+    previews.notice(Preview("jpeg", b"one"), "7")
+    previews.notice(Preview("jpeg", bytes(MAX_FRAME_BYTES + 1)), "7")
+    previews.start()
+    await until(lambda: objects.requests["PUT"] == 1)
+    shown = await board.latest(record.tenant, record.job_id, record.attempt)
+    assert shown is not None
+    assert base64.b64decode(shown.data_base64) == b"one"
+    await previews.stop()
+
+
 async def test_a_job_that_is_not_watched_costs_no_request(clock: ManualClock) -> None:
     """Previews cost no request while the job is not watched, and one PUT an interval while it is."""
     objects = MemoryObjectStore(clock)
