@@ -145,7 +145,7 @@ def date_of(answer: Any) -> datetime | None:
     """Return the time of a response by the server's clock; None if it has none, or one that is no date."""
     try:
         date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, OverflowError):
         return None
     return date if date.tzinfo is not None else None
 

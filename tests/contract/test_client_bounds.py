@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import tracemalloc
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from comfyui_modal_client import ApiUnreachable, Client, ClientError, DownloadFailed, NotFound, WaitTimedOut
+from comfyui_modal_client._events import Following
 from infra.cli.following import follow
 from infra.cli.output import REFUSED, Terminal
 from tests.support.client_answers import MADE, TERMINAL, document, output_at
-from tests.support.clients import OpenClient
+from tests.support.clients import OpenClient, followed
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
@@ -122,6 +124,64 @@ async def test_an_answer_has_a_limit(open_client: OpenClient) -> None:
             assert len(await client.logs("j")) == LIMIT
             with pytest.raises(ApiUnreachable, match=f"more than {LIMIT} bytes"):
                 await client.logs("j")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(Answer(404, bytes(LIMIT + 1)), f"more than {LIMIT} bytes", id="large"),
+        pytest.param(Answer(404, gzip.compress(b"{}"), {"content-encoding": "gzip"}), "compressed", id="compressed"),
+    ],
+)
+async def test_an_error_of_a_stream_has_the_same_limits(open_client: OpenClient, answer: Answer, reason: str) -> None:
+    """An error of the event stream is neither read beyond the limit of other answers nor decompressed."""
+    with scripted_http(answer) as server:
+        async with open_client(server.url, attempts=1) as client:
+            with pytest.raises(ApiUnreachable, match=reason):
+                await followed(client, "j")
+
+
+async def test_an_answer_of_too_many_values_is_not_parsed(open_client: OpenClient) -> None:
+    """JSON of which the values would take many times its bytes is an unusable answer, also as an error."""
+    lists = b'{"detail": "x", "y": [' + b"[]," * 1_400_000 + b"[]]}"
+    with scripted_http(Answer(200, lists), Answer(404, lists)) as server:
+        async with open_client(server.url, attempts=1) as client:
+            with pytest.raises(ApiUnreachable, match="JSON object"):
+                await client.health()
+            with pytest.raises(NotFound, match="answered 404"):
+                await client.health()
+
+
+async def test_an_event_of_too_many_values_is_not_parsed(open_client: OpenClient) -> None:
+    """An event whose values would take many times its bytes is no event."""
+    event = b'event: status\ndata: {"y": [' + b"[]," * 100_000 + b"[]]}\n\n"
+    with scripted_http(Answer(200, event), Answer(404)) as server:
+        async with open_client(server.url) as client:
+            with pytest.raises(ClientError, match="too many values"):
+                await followed(client, "j")
+
+
+def test_an_event_in_small_chunks_is_not_copied_for_each() -> None:
+    """An event that arrives in many small chunks takes linear time: what came before is not copied again."""
+    following = Following("/")
+    for chunk in (b"event: status\ndata: ", b" " * 3_000_000, b" "):  # the last one makes room for more
+        assert list(following.received(chunk)) == []
+    tracemalloc.start()
+    for _ in range(100):
+        assert list(following.received(b" ")) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+    assert [event.data for chunk in (b"{}\n", b"\n") for event in following.received(chunk)] == [{}]
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "Fri, 31 Dec 9999 23:59:59 -2359"])
+async def test_a_date_beyond_all_calendars_is_no_retry_after(open_client: OpenClient, date: str) -> None:
+    """A `Retry-After` that is no date of any calendar is ignored."""
+    with scripted_http(Answer(404, headers={"retry-after": date})) as server:
+        async with open_client(server.url) as client:
+            with pytest.raises(NotFound):
+                await client.health()
 
 
 async def test_no_part_of_a_path_leads_elsewhere(open_client: OpenClient) -> None:

@@ -4,29 +4,22 @@ import asyncio
 import base64
 import io
 
-import anyio.to_thread
 import pytest
 from PIL import Image
 
 from app.config import ApiConfig
-from comfyui_modal_client import AsyncClient, ClientError, Conflict, JobEvent, NotFound
+from comfyui_modal_client import ClientError, Conflict, NotFound
 from infra.cli.watching import picture, picture_protocol
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import KEY, Api, running_api, submit, work
-from tests.support.clients import OpenClient
+from tests.support.clients import OpenClient, followed
 from tests.support.records import OUTPUT
 from tests.support.scripted_http import Answer, scripted_http
 
 pytestmark = pytest.mark.anyio
 
 UNKNOWN = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
-
-
-async def followed(client: AsyncClient, job_id: str) -> list[JobEvent]:
-    if isinstance(client, AsyncClient):
-        return [event async for event in client.events(job_id)]
-    return await anyio.to_thread.run_sync(list, await client.events(job_id))
 
 
 async def test_events_are_followed_to_the_end(memory_api: Api, open_client: OpenClient) -> None:

@@ -167,7 +167,8 @@ def test_a_bucket_that_hangs_delays_a_worker_little() -> None:
 
 def test_an_unknown_time_is_no_fault() -> None:
     """A response without a date says nothing about the clock."""
-    for headers in ({}, {"date": "yesterday"}, {"date": "Mon, 23 Nov 2026 12:00:00"}):
+    dates = ("yesterday", "Mon, 23 Nov 2026 12:00:00", f"Mon, 23 Nov 2026 12:00:00 +{'9' * 20}")
+    for headers in ({}, *({"date": date} for date in dates)):
         assert date_of({"ResponseMetadata": {"HTTPHeaders": headers}}) is None
     assert date_of({"ResponseMetadata": {"HTTPHeaders": {"date": "Mon, 23 Nov 2026 12:00:00 GMT"}}}) == CREATED
     assert clock_fault(None, LEASE_S) is None

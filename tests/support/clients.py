@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 
 import anyio.to_thread
 
-from comfyui_modal_client import AsyncClient, Client
+from comfyui_modal_client import AsyncClient, Client, JobEvent
 from tests.support.plain_http import NO_TLS
 
 
@@ -47,3 +47,10 @@ def blocking(url: str, key: str = "key", **options: Any) -> Any:
 
 def for_asyncio(url: str, key: str = "key", **options: Any) -> AsyncClient:
     return AsyncClient(url, key, tls=NO_TLS, **options)
+
+
+async def followed(client: AsyncClient, job_id: str) -> list[JobEvent]:
+    """Return the events of a job, to its end."""
+    if isinstance(client, AsyncClient):
+        return [event async for event in client.events(job_id)]
+    return await anyio.to_thread.run_sync(list, await client.events(job_id))

@@ -149,7 +149,7 @@ def _timeout(total_s: float | None) -> aiohttp.ClientTimeout:
 def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
     try:
         return parsedate_to_datetime(response.headers[header])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
 
 

@@ -129,10 +129,7 @@ class AsyncClient:
             with attempt, reached(self._api.base_url):
                 request = self._api.build_request("GET", following.path, headers=following.headers)
                 response = await self._api.send(request, stream=True)
-                if response.is_error:
-                    async with aclosing(response):
-                        await response.aread()
-                return check_answer(response)
+                return check_answer(await _received(aclosing(response)) if response.is_error else response)
         raise AssertionError  # the last attempt raises its error
 
     async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AcceptedJob:

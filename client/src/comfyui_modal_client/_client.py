@@ -160,10 +160,7 @@ class Client:
             with attempt, reached(self._api.base_url):
                 request = self._api.build_request("GET", following.path, headers=following.headers)
                 response = self._api.send(request, stream=True)
-                if response.is_error:
-                    with closing(response):
-                        response.read()
-                return check_answer(response)
+                return check_answer(_received(closing(response)) if response.is_error else response)
         raise AssertionError  # the last attempt raises its error
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AcceptedJob:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from comfyui_modal_client._json import MAX_ANSWER_WEIGHT, parsed
+
 
 class ClientError(Exception):
     """The base of all exceptions of this client."""
@@ -123,8 +125,8 @@ def problem_of(response: httpx.Response) -> ApiProblem:
     status = response.status_code
     kind = _PROBLEMS.get(status, ServerError if status >= 500 else ApiProblem)
     try:
-        body = response.json()
-    except (ValueError, RecursionError):
+        body = parsed(response.content, MAX_ANSWER_WEIGHT)
+    except ValueError:
         body = None  # a gateway's page
     problem = body if isinstance(body, dict) else {"detail": f"{origin(response.url)} answered {status}"}
     return kind(status, problem, retry_after_of(response))
@@ -137,7 +139,7 @@ def retry_after_of(response: httpx.Response) -> float | None:
         return float(given)
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a date at the end of time, or an endless time zone
         return None
 
 

@@ -1,15 +1,15 @@
 """Server-sent events of a job, decoded without I/O: both clients feed the bytes that they receive."""
 
-import codecs
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from comfyui_modal_client._json import parsed
+
 RECONNECT_S = 0.5
 """The pause before a stream that has ended is opened again."""
-MAX_EVENT_CHARACTERS = 4 * 1024 * 1024
-"""The longest event. The API's largest, a preview, has 128 KiB."""
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""The limit of an event, and of the weight of its data (`parsed`). The API's largest, a preview, has 128 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,7 @@ class Following:
         self._begin()
 
     def _begin(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._text = ""
+        self._received = bytearray()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -43,12 +42,18 @@ class Following:
 
     def received(self, chunk: bytes) -> Iterator[JobEvent]:
         """Yield the events that are complete with these bytes. Raises ValueError for what is no event."""
-        self._text += self._decoder.decode(chunk)
-        *blocks, self._text = self._text.split("\n\n")
-        if len(self._text) > MAX_EVENT_CHARACTERS:
+        # Only what is new is searched: an event may come in a million chunks.
+        searched = max(0, len(self._received) - 1)
+        self._received += chunk
+        end = self._received.rfind(b"\n\n", searched)
+        blocks = self._received[:end].split(b"\n\n") if end >= 0 else ()
+        if blocks:
+            del self._received[: end + 2]
+        if len(self._received) > MAX_EVENT_BYTES:
             raise ValueError("an event is too long")
         for block in blocks:
-            fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and line[0] != ":")
+            lines = block.decode().split("\n")
+            fields = dict(line.split(": ", 1) for line in lines if ": " in line and line[0] != ":")
             if "event" not in fields:
                 continue
             event = JobEvent(fields["event"], _data_of(fields.get("data", "")))
@@ -60,10 +65,7 @@ class Following:
 
 def _data_of(text: str) -> dict[str, Any]:
     """Return the JSON object of an event. Raises ValueError for anything else."""
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ValueError("its data are nested too deeply") from None
+    data = parsed(text.encode(), MAX_EVENT_BYTES)
     if isinstance(data, dict):
         return data
     raise ValueError("its data are no JSON object")

@@ -19,6 +19,7 @@ import httpx
 from comfyui_modal_client._answers import Batch, Job, JobPage
 from comfyui_modal_client._errors import ApiUnreachable, WaitTimedOut, origin
 from comfyui_modal_client._files import Downloaded, Draft, find_same, place, safe_name
+from comfyui_modal_client._json import MAX_ANSWER_WEIGHT, parsed
 from comfyui_modal_client._types import Json, ListOptions
 
 T = TypeVar("T")
@@ -259,8 +260,8 @@ def given(values: Mapping[str, Any]) -> Json:
 
 def _json(response: httpx.Response) -> Any:
     try:
-        document = response.json()
-    except (ValueError, RecursionError):
+        document = parsed(response.content, MAX_ANSWER_WEIGHT)
+    except ValueError:
         document = None
     if not isinstance(document, dict):  # some other server's page
         raise ApiUnreachable(f"{origin(response.url)} did not answer with a JSON object: is it the URL of this API?")
