@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from storage.bucket.budget import current_owner
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
@@ -15,10 +16,10 @@ from storage.index_keys import QUEUE
 from storage.jobs.models import ProgressDetails
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import ABANDONED, YOUNG, job_timer
-from storage.timers import LANES, Timer, lane_prefix
+from storage.timers import LANES, Lane, Timer, lane_prefix
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
-from workers.upkeep.reaper import LONGEST, PAGE, Reaper, TimerSweep
+from workers.upkeep.reaper import AT_A_TIME, LONGEST, PAGE, Reaper, TimerSweep
 
 pytestmark = pytest.mark.anyio
 
@@ -239,8 +240,8 @@ async def test_a_timer_without_a_record_is_postponed(clock: ManualClock) -> None
     assert accepted.record.timer in await shop.keys(lane_prefix("active"))
 
 
-async def test_the_time_of_a_lane_is_limited(clock: ManualClock) -> None:
-    """A lane's time is limited even within a page of timers, and the remaining timers are left to the next sweep."""
+async def test_the_time_of_a_sweep_is_limited(clock: ManualClock) -> None:
+    """Slow lanes take turns within the time of a sweep, and the remaining timers are left to the next one."""
     objects, handled = MemoryObjectStore(clock), list[str]()
 
     class Slow:
@@ -254,9 +255,34 @@ async def test_the_time_of_a_lane_is_limited(clock: ManualClock) -> None:
             timer = Timer.new(clock.now(), "batch", "t", str(uuid.uuid4()), armed_at=clock.now(), lane=lane)
             await objects.put(timer.key, b"")
     sweep = TimerSweep({"batch": Slow()}, objects, clock, lease_s=LEASE_S)
-    assert await sweep.sweep() == ["batch"] * 8
-    assert handled == ["active"] * 4 + ["retained"] * 4
-    assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 4
+    assert await sweep.sweep() == ["batch"] * 4
+    assert handled == ["active", "retained"] * 2
+    assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 2
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_what_becomes_due_does_not_wait_for_the_sweep(clock: ManualClock, lane: Lane) -> None:
+    """A timer that becomes due during a sweep is handled after two turns of the others at most."""
+    objects, handled = MemoryObjectStore(clock), list[tuple[str, str]]()
+
+    class Slow:
+        async def on_due(self, timer: Timer) -> Timer | None:
+            handled.append((timer.tenant, current_owner()))
+            clock.set(clock.now() + LONGEST / (10 * AT_A_TIME))
+            return None
+
+    async def arm(tenant: str, lane: Lane, seconds: float) -> None:
+        due = clock.now() + timedelta(seconds=seconds)
+        timer = Timer.new(due, "batch", tenant, str(uuid.uuid4()), armed_at=clock.now(), lane=lane)
+        await objects.put(timer.key, b"")
+
+    for _ in range(5 * AT_A_TIME):
+        await arm("acme", lane, -1)
+    await arm("beta", "active", 1)
+    assert len(await TimerSweep({"batch": Slow()}, objects, clock, lease_s=LEASE_S).sweep()) == len(handled)
+    assert handled.index(("beta", "beta")) <= 2 * AT_A_TIME
+    assert handled[0] == ("acme", "acme")
+    assert len(handled) == 5 * AT_A_TIME + 1
 
 
 async def test_tenants_take_turns_in_a_lane(clock: ManualClock) -> None:

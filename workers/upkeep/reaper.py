@@ -1,9 +1,10 @@
 """The reaper: each sweep completes what a dead process left undone.
 
-The due timers of a lane are handled in turns of their tenants, so that one tenant's many batches do not delay another's
-lost job. A sweep is idempotent, and any number of sweeps may overlap: the records decide what it does, and conditional
-writes commit it. Timers are ordered by time, so on a quiet bucket a sweep costs three LISTs, however many jobs have
-finished.
+The due timers of a lane are handled in turns of their tenants, and the lanes take turns. After each turn both are
+listed again, so that neither one tenant's many batches nor many removals delay another tenant's lost job or deadline,
+which may become due in the meantime. A sweep is idempotent, and any number of sweeps may overlap: the records decide
+what it does, and conditional writes commit it. Timers are ordered by time, so on a quiet bucket a sweep costs three
+LISTs, however many jobs have finished.
 
 A reaper whose clock is fast would take the running jobs of all tenants from their workers. So each LIST compares it
 with the bucket's, and a sweep ends while it is ahead.
@@ -12,10 +13,11 @@ with the bucket's, and a sweep ends while it is ahead.
 import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Protocol
 
+from storage.bucket.budget import on_behalf_of
 from storage.bucket.clock_skew import SET_CLOCK, clock_fault, dated_list
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
@@ -27,12 +29,14 @@ logger = logging.getLogger(__name__)
 
 PAGE = 1000
 AT_A_TIME = 100
-"""Timers that are handled before the time is looked at again."""
+"""Timers of a lane that are handled before the other lane and what has become due meanwhile."""
+TURN = timedelta(seconds=5)
+"""After this time no handler of a lane's turn begins; its other timers wait for the next turn."""
 HELD = 10_000
 """Due timers of one tenant that a sweep holds, more than it can handle; the next sweeps list the others."""
 LONGEST = timedelta(seconds=60)
-"""After this time no handler of a lane begins, so that many removals do not delay the recovery of lost jobs. The next
-sweep continues."""
+"""After this time no handler of a sweep begins, so that many timers do not delay the backlog. The next sweep
+continues."""
 
 
 class Duty(Protocol):
@@ -82,33 +86,38 @@ class TimerSweep:
         Raises `ClockWrong` before the first one if this machine's clock is ahead of the bucket's.
         """
         done: list[str] = []
-        for lane in LANES:
-            done += await self._sweep_lane(lane)
-        return done
-
-    async def _sweep_lane(self, lane: Lane) -> list[str]:
-        done: list[str] = []
-        due = await self._due(lane)
+        lanes = [_Due(lane) for lane in LANES]
         until = self._clock.now() + LONGEST
-        while due and self._clock.now() < until:
-            handled = await map_bounded(due.next_ones(AT_A_TIME), partial(self._handle, until=until))
-            done += [kind for kind in handled if kind is not None]
+        while self._clock.now() < until:
+            for due in lanes:
+                await self._list(due)
+                done += await self._turn(due.turns, until)
+            if not any(due.turns for due in lanes):
+                break
         return done
 
-    async def _due(self, lane: Lane) -> "_Turns":
-        """List the due timers of a lane."""
-        turns, after, more = _Turns(), "", True
+    async def _turn(self, turns: "_Turns", until: datetime) -> list[str]:
+        """Handle the next timers of a lane, and return the kinds of those that were finished."""
+        until = min(self._clock.now() + TURN, until)
+        handled = await map_bounded(range(AT_A_TIME), lambda _: self._handle_next(turns, until=until))
+        return [kind for kind in handled if kind is not None]
+
+    async def _list(self, due: "_Due") -> None:
+        """Add the due timers of a lane that no earlier turn has listed."""
+        # Timers are ordered by time, so what has become due since comes after them.
+        after, more = due.listed_to, True
         while more:
-            page, ahead_s = await dated_list(self._objects, self._clock, lane_prefix(lane), after=after, limit=PAGE)
+            page, ahead_s = await dated_list(self._objects, self._clock, lane_prefix(due.lane), after=after, limit=PAGE)
             self._check_clock(ahead_s)
             now = self._clock.now()
             for key in page.keys:
                 timer = _parsed(key)
-                if timer is not None and timer.due > now:
-                    return turns
-                turns.add("" if timer is None else timer.tenant, key)
+                if timer is not None:
+                    if timer.due > now:
+                        return
+                    due.listed_to = key
+                due.turns.add("" if timer is None else timer.tenant, key)
             more, after = page.more, page.keys[-1] if page.keys else ""  # without keys it is the last page
-        return turns
 
     def _check_clock(self, ahead_s: float | None) -> None:
         # A clock that is behind only delays what is due.
@@ -116,13 +125,19 @@ class TimerSweep:
         if fault is not None and ahead_s is not None and ahead_s > 0:
             raise ClockWrong(f"{fault}: {SET_CLOCK}")
 
-    async def _handle(self, key: str, *, until: datetime) -> str | None:
-        """Handle one timer and return its kind; return None if the timer stays, as it does after `until`."""
-        if self._clock.now() >= until:
-            return None  # a page of batches takes minutes, so the limit holds within it
-        try:
-            timer = Timer.parse(key)
-        except ValueError:
+    async def _handle_next(self, turns: "_Turns", *, until: datetime) -> str | None:
+        """Handle the next timer, see `_handle`, unless it is later than `until`."""
+        # A hundred batches take minutes, so the limit holds within a turn.
+        if not turns or self._clock.now() >= until:
+            return None
+        tenant, key = turns.next()
+        with on_behalf_of(tenant):  # tenants take turns in the threads of the bucket as well
+            return await self._handle(key)
+
+    async def _handle(self, key: str) -> str | None:
+        """Handle one timer and return its kind; return None if the timer stays."""
+        timer = _parsed(key)
+        if timer is None:
             await self._objects.delete(key)
             return "unknown"
         try:
@@ -158,15 +173,22 @@ class _Turns:
         if len(keys) < HELD:
             keys.append(key)
 
-    def next_ones(self, most: int) -> list[str]:
-        """Remove and return at most so many keys, one of each tenant in turn."""
-        found: list[str] = []
-        while self._tenants and len(found) < most:
-            tenant, keys = self._tenants.popitem(last=False)
-            found.append(keys.popleft())
-            if keys:
-                self._tenants[tenant] = keys
-        return found
+    def next(self) -> tuple[str, str]:
+        """Remove the first key of the tenant whose turn it is, and return that tenant and the key."""
+        tenant, keys = self._tenants.popitem(last=False)
+        key = keys.popleft()
+        if keys:
+            self._tenants[tenant] = keys
+        return tenant, key
+
+
+@dataclass(slots=True)
+class _Due:
+    """The due timers of a lane. `listed_to` is the key of the last one that was listed."""
+
+    lane: Lane
+    turns: _Turns = field(default_factory=_Turns)
+    listed_to: str = ""
 
 
 def _parsed(key: str) -> Timer | None:
