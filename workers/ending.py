@@ -115,10 +115,6 @@ class EndCommit:
             seconds = (record.completed_at - record.started_at).total_seconds()
             with contextlib.suppress(StorageError):  # estimates have the run times of other jobs
                 await self._stores.runtimes.record(record.tenant, record.workflow_shape, seconds)
-        # A job that is queued again still needs its key.
-        if record.has_partner_key and record.status.is_terminal:
-            with contextlib.suppress(StorageError):  # the key is then removed with the job
-                await self._stores.partner_keys.forget(record.tenant, record.job_id)
 
 
 async def give_back(stores: Stores, stored: StoredJob) -> None:

@@ -2,8 +2,8 @@
 
 A job outlives the process that accepted it, so its key must be in the bucket while the job waits. It is sealed
 (AES-256-GCM) with a key derived from the deployment's webhook secrets, which are not in the bucket, and bound to its
-job. The newest secret seals; each of them opens. The sealed key is deleted when the job ends, at the latest with the
-job.
+job. The newest secret seals; each of them opens. The sealed key is deleted after the commit that ends the job, however
+it ends (`storage.jobs.store`).
 """
 
 import secrets
@@ -55,9 +55,6 @@ class PartnerKeyStore:
             except (InvalidTag, ValueError):  # sealed with another of the secrets, or cut
                 continue
         raise SealBroken("the partner key was sealed with a secret that this deployment no longer has")
-
-    async def forget(self, tenant: str, job_id: str) -> None:
-        await self._objects.delete(keys.partner_key(tenant, job_id))
 
 
 def _derived(secret: bytes) -> bytes:

@@ -332,7 +332,8 @@ class JobStore:
             # The timer's key is unique to this try. The index keys stay: the other writer may need the same ones.
             self._index.delete_soon({timer_key} - old)
             raise
-        self._index.delete_soon(old - new)
+        # The handler of an old timer commits an ended job again, so the partner key is also deleted after a crash here.
+        self._index.delete_soon(old - new | _secrets_to_forget(changed))
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
         if changed.status is Status.QUEUED:
             self._signal.ring(queue_topic(changed.pool))
@@ -401,6 +402,13 @@ def _log_end(record: JobRecord) -> None:
         "seconds": seconds,
     }
     logger.info(JOB_ENDED, extra=about)
+
+
+def _secrets_to_forget(record: JobRecord) -> set[str]:
+    """Return the keys of the secrets that an ended job no longer needs."""
+    if not (record.status.is_terminal and record.has_partner_key):
+        return set()
+    return {keys.partner_key(record.tenant, record.job_id)}
 
 
 def _all_keys(record: JobRecord) -> set[str]:

@@ -13,13 +13,15 @@ from infra.settings import Settings
 from storage import keys
 from storage.access.partner_keys import PartnerKeyStore
 from storage.bucket.memory import MemoryObjectStore
-from storage.clock import SystemClock
+from storage.clock import ManualClock, SystemClock
 from storage.errors import SealBroken
 from storage.jobs.record import JobRecord
 from storage.stores import Stores
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
+from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, ScriptedComfy, serving
+from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 from tests.support.stage import ScriptedHost
 from tests.support.workbench import quick_policy
 from workers.attempt import Attempt
@@ -80,11 +82,54 @@ async def test_a_partner_key_reaches_only_the_engine(
         (posted,) = comfy.state.posts
     assert posted["extra_data"]["api_key_comfy_org"] == KEY
     assert record.status == "completed"
+    await api.stores.jobs.settled()
     assert not await _is_stored(objects, job_id)
     paths = ("/v1/jobs", *(f"/v1/jobs/{job_id}{part}" for part in ("", "/workflow", "/logs", "/deliveries")))
     seen += [(await api.client.get(path)).text for path in paths]
     seen += [await _stored(objects), caplog.text]
     assert not any(KEY in text for text in seen)
+
+
+async def test_a_partner_key_is_deleted_however_its_job_ends(clock: ManualClock) -> None:
+    """The key is deleted after a cancellation, a time limit or the loss of the last worker; a requeued job keeps it."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    cancelled, late, lost = [await _with_key(shop, priority=n, queue_timeout_s=3600 * n + 60) for n in range(3)]
+    await shop.jobs.evolve("default", cancelled.job_id, lambda r: r.cancel(now=clock.now()))
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert (await shop.claim()).job_id == lost.job_id
+        shop.pass_time(LEASE_S + 1)
+        assert await _have_keys(shop) == {late.job_id, lost.job_id}, attempt
+        await shop.reaper.sweep()
+    assert await _have_keys(shop) == {late.job_id}
+    shop.pass_time(hours=2)
+    await shop.reaper.sweep()
+    assert await _have_keys(shop) == set()
+    assert {(await shop.read(job)).status for job in (cancelled, late, lost)} == {"failed"}
+
+
+async def test_a_partner_key_is_deleted_after_a_crash(clock: ManualClock) -> None:
+    """The timer that a crash at the end of a job leaves behind has the key deleted."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    job = await _with_key(shop, queue_timeout_s=3600)
+    ended = await shop.jobs.evolve("default", job.job_id, lambda r: r.cancel(now=clock.now()))
+    await shop.jobs.settled()
+    for key in (job.timer, keys.partner_key("default", job.job_id)):
+        await shop.objects.put(key, b"")
+    shop.pass_time(hours=1)
+    await shop.reaper.sweep()
+    assert await _have_keys(shop) == set()
+    assert (await shop.read(job)).status is ended.record.status
+
+
+async def _with_key(shop: Shop, **fields: object) -> JobRecord:
+    record = a_job(created_at=shop.clock.now(), timeout_s=3600, has_partner_key=True, **fields)
+    extras = {keys.partner_key("default", record.job_id): b"sealed"}
+    return (await shop.jobs.create(record, workflow=b"{}", extras=extras)).record
+
+
+async def _have_keys(shop: Shop) -> set[str]:
+    """Return the ids of the jobs that have a partner key."""
+    return {key.split("/")[3] for key in await shop.keys("tenants/default/jobs/") if key.endswith("/partner_key")}
 
 
 async def _stored(objects: MemoryObjectStore) -> str:
@@ -138,7 +183,6 @@ async def test_a_seal_is_bound_to_secret_and_job(objects: MemoryObjectStore) -> 
         await objects.put(keys.partner_key("t", job_id), body)
         with pytest.raises(SealBroken):
             await store.read("t", job_id)
-    await after.forget("t", "j")
+    await objects.delete(keys.partner_key("t", "j"))
     with pytest.raises(SealBroken):
         await after.read("t", "j")
-    await after.forget("t", "j")
