@@ -147,7 +147,12 @@ class Acceptance:
         preparing = self._stores.jobs.prepare(
             record, workflow=graph, uploads=uploads, extras=self.extras(prepared, record)
         )
-        draft, _ = await both(preparing, self.hold_files(prepared, job_id))
+        try:
+            draft, _ = await both(preparing, self.hold_files(prepared, job_id))
+        except Exception:
+            if identity.idempotency_key is None:  # else a repeat of the request may be storing the same job
+                self._stores.jobs.discard_prepared(record)
+            raise
         return draft
 
     async def known(self, scope: str, identity: Identity) -> str | None:

@@ -104,17 +104,18 @@ class JobStore:
         """Store everything but the record, and return the record for `accept`.
 
         A job without files and secrets takes one round of requests. A process that is killed during it may leave a
-        workflow behind, and nothing else.
+        workflow behind, and nothing else. Raises `AssetNotFound`.
         """
         record = with_first_timer(record)
-        index = self._index.put(_all_keys(record))
         if uploads or extras:
             # The timer comes first: its handler deletes the files and secrets of a job that is never accepted.
-            await index
+            await self._index.put({record.timer})
             await self._store_parts(record, workflow, uploads, extras)
+            # The queue key comes last: each claim of the pool reads it, and copies take long and may fail.
+            await self._index.put(_all_keys(record) - {record.timer})
             return record
         try:
-            await gather(index, self._put_workflow(record, workflow))
+            await gather(self._index.put(_all_keys(record)), self._put_workflow(record, workflow))
         except StorageError:
             # The timer may be missing, and its handler deletes the workflow. It is not deleted here: a repeat of the
             # request may be storing the same job.
@@ -141,7 +142,10 @@ class JobStore:
         return stored
 
     def discard_prepared(self, record: JobRecord) -> None:
-        """Delete a prepared job that no request will accept, in the background."""
+        """Delete a prepared job that no request will accept, in the background.
+
+        Of one whose preparation failed, give the record without a timer.
+        """
         self._index.soon(self._discard(record))
 
     async def _discard(self, record: JobRecord) -> None:
@@ -149,7 +153,8 @@ class JobStore:
         await self._objects.delete(*sorted({*index_keys(record), list_key(record)}))
         async for page in all_keys(self._objects, keys.job_prefix(record.tenant, record.job_id)):
             await self._objects.delete(*page)
-        await self._objects.delete(record.timer)  # last: after a crash before this, its handler deletes the rest
+        if record.timer:  # else a failed write may still take effect, and the timer's handler deletes it
+            await self._objects.delete(record.timer)  # last: after a crash before this, its handler deletes the rest
 
     async def create_unpublished(
         self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS

@@ -10,11 +10,18 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUnavailable, TransitionRefused
+from storage.errors import (
+    AssetNotFound,
+    BadCursor,
+    JobNotFound,
+    PreconditionFailed,
+    StorageUnavailable,
+    TransitionRefused,
+)
 from storage.index_keys import QUEUE, list_prefix
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, queue_key, status_key
-from storage.jobs.models import Input
+from storage.jobs.models import Input, InputFile
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import LARGE_RECORD, JobStore
@@ -309,6 +316,41 @@ async def test_index_keys_of_earlier_attempts_are_deleted(
     assert (await objects.list("queue/default/")).keys == (queue_key(claimed.record),)
 
 
+async def test_index_keys_without_jobs_are_read_once(clock: ManualClock) -> None:
+    """Only the first claim reads young queue keys without records, and one that gets a record is claimed later."""
+    objects = MemoryObjectStore(clock)
+    shop = Shop(objects, clock)
+    moments = [clock.now() + timedelta(milliseconds=number) for number in range(3 * CANDIDATES)]
+    absent = [a_job(created_at=moment, priority=9) for moment in moments]
+    for record in absent:
+        await objects.put(queue_key(record), b"")
+    shop.pass_time(60)
+    await shop.queued()
+    await shop.queued()
+    objects.requests.clear()
+    await shop.claim()
+    assert objects.requests["PUT"] <= 5  # keys are not written ahead for each of them
+    objects.requests.clear()
+    await shop.claim()
+    assert objects.requests["GET"] <= 2
+    await shop.jobs.create(absent[-1], workflow=GRAPH)
+    assert (await shop.claim()).job_id == absent[-1].job_id
+
+
+async def test_a_job_committed_after_its_key_was_read_is_not_passed_over_for_long(clock: ManualClock) -> None:
+    """A queue key is tried in its order again once it is twice as old as when it had no record."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    urgent = a_job(created_at=clock.now(), priority=9)
+    await shop.objects.put(queue_key(urgent), b"")
+    shop.pass_time(1)
+    assert await shop.queue.claim("default", "w") is None
+    await shop.jobs.create(urgent, workflow=GRAPH)
+    await shop.queued()
+    assert await shop.queue.candidate(await shop.queue.look("default")) is not None
+    shop.pass_time(1)
+    assert (await shop.claim()).job_id == urgent.job_id
+
+
 @pytest.mark.real_bucket("deletes and LISTs")
 async def test_index_keys_of_finished_and_lost_jobs_are_deleted(
     jobs: JobStore, queue: JobQueue, objects: ObjectStore, clock: ManualClock
@@ -353,6 +395,31 @@ async def test_index_keys_of_a_slow_submission_are_written_again(clock: ManualCl
     record = a_job(created_at=clock.now())
     shop.pass_time(minutes=9)
     await shop.jobs.create(record, workflow=b"{}")
+    assert (await shop.claim()).job_id == record.job_id
+
+
+async def test_a_queue_key_is_written_after_the_files(clock: ManualClock) -> None:
+    """A submission whose files are still being copied, or cannot be copied, is not in the queue; it has a timer."""
+    seen = []
+
+    class Watched(MemoryObjectStore):
+        async def copy(self, source: str, target: str, *, content_type: str) -> None:
+            seen.append((await self.list("queue/")).keys + (await self.list("tenants/default/index/")).keys)
+            assert len((await self.list("timers/active/")).keys) == len(seen)
+            await super().copy(source, target, content_type=content_type)
+
+    shop = Shop(Watched(clock), clock)
+    await shop.objects.put("there", b"x")
+    for source in ("gone", "there"):
+        record = a_job(created_at=clock.now())
+        key = keys.input_file("default", record.job_id, 0)
+        file = InputFile(name="a.png", key=key, size_bytes=1, content_type="image/png")
+        record = record.model_copy(update={"input_files": (file,)})
+        try:
+            await shop.jobs.create(record, workflow=b"{}", uploads={file: source})
+        except AssetNotFound:
+            assert source == "gone"
+    assert seen == [(), ()]
     assert (await shop.claim()).job_id == record.job_id
 
 

@@ -385,9 +385,7 @@ async def test_index_keys_of_a_dead_submission_are_removed(shop: Shop) -> None:
     """Index keys of a dead submission are derived from its timer, whose time is in milliseconds."""
     shop.clock.set(shop.clock.now() + MOMENT)
     record = a_job(created_at=shop.clock.now())
-    with contextlib.suppress(FileNotFoundError, StorageUnavailable):
-        missing = {input_file("tenants/default/x"): Path("/does/not/exist")}
-        await shop.jobs.create(record, workflow=b"{}", uploads=missing)
+    await shop.jobs.prepare(record, workflow=b"{}")
     assert await shop.keys("tenants/default/index/")
     shop.pass_time(days=2)
     await shop.reaper.sweep()

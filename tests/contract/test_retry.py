@@ -10,6 +10,7 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
+from storage.errors import ObjectNotFound
 from storage.jobs.record import MOST_RETRIES_SHOWN
 from tests.support.api_server import KEY, PNG, Api, running_api, submit, work
 
@@ -91,6 +92,36 @@ async def test_one_key_makes_one_retry(memory_api: Api) -> None:
     assert (await memory_api.client.get(f"/v1/jobs/{one}")).json()["retried_as"] == [first.json()["job_id"]]
     reused = await memory_api.client.post(f"/v1/jobs/{other}/retry", headers=key)
     assert reused.json()["type"] == "/problems/idempotency-key-reused"
+
+
+async def test_a_retry_whose_copies_fail_leaves_nothing(clock: ManualClock) -> None:
+    """After a failed copy only the timer stays; with an Idempotency-Key, a repeat of the request may need the parts."""
+
+    class Failing(MemoryObjectStore):
+        failing = "/none"
+
+        async def copy(self, source: str, target: str, *, content_type: str) -> None:
+            if target.endswith(self.failing):
+                raise ObjectNotFound(source)
+            await super().copy(source, target, content_type=content_type)
+
+    objects = Failing(clock)
+    async with running_api(objects, clock) as api:
+        media = [{"name": f"{name}.png", "data": base64.b64encode(PNG).decode()} for name in ("cat", "dog")]
+        old = await ended(api, workflow=LOAD, media=media)
+        await api.stores.jobs.settled()
+        files = sorted(key for key in await api.keys() if key.startswith(keys.job_prefix("default", old) + "input"))
+        objects.failing = files[-1].removeprefix(keys.job_prefix("default", old))
+        for headers, kept in (({}, []), ({"idempotency-key": "once"}, [files[0], "workflow.json"])):
+            before = set(await api.keys())
+            refused = await api.client.post(f"/v1/jobs/{old}/retry", headers=headers)
+            assert refused.json()["type"] == "/problems/unknown-asset"
+            await api.stores.jobs.settled()
+            left = sorted(set(await api.keys()) - before)
+            jobs = [key.split("/", 4)[-1] for key in left if "/jobs/" in key]
+            assert jobs == [key.rpartition(old + "/")[-1] for key in kept]
+            assert len([key for key in left if key.startswith("timers/active/")]) == 1
+            assert not [key for key in left if key.startswith("queue/")]
 
 
 async def test_a_job_names_its_newest_retries_alone(memory_api: Api) -> None:
