@@ -246,7 +246,7 @@ class JobQueue:
             claimed = await self._jobs.advance(stored, claim, ahead=ahead)
         except PreconditionFailed:
             self._losses += 1
-            await asyncio.sleep(self._chance.uniform(0, min(BACKOFF_S * 2**self._losses, MAX_BACKOFF_S)))
+            await asyncio.sleep(self._chance.uniform(0, min(BACKOFF_S * 2 ** min(self._losses, 10), MAX_BACKOFF_S)))
             return None
         self._losses = max(0, self._losses - 1)  # one win does not end the contention
         return replace(claimed, workflow=stored.workflow)

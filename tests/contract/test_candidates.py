@@ -1,13 +1,15 @@
 """Jobs of the queue that are read ahead and claimed later, on the in-memory store and the real S3 server."""
 
 import random
+import sys
 from datetime import timedelta
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.jobs.queue import JobQueue
+from storage.jobs.queue import MAX_BACKOFF_S, JobQueue
 from storage.jobs.record import Status
 from storage.jobs.store import JobStore
 from storage.signal import MemorySignal
@@ -76,6 +78,26 @@ async def test_a_candidate_that_changed_is_not_claimed(
     assert (await jobs.read("default", created.record.job_id)).record == before
     await jobs.settled()
     assert candidate.ahead.timer.key not in await timers(objects)
+
+
+async def test_a_worker_survives_any_number_of_lost_races(clock: ManualClock) -> None:
+    """The pause after a lost race stays bounded after more losses than a float has powers of two."""
+
+    class NoPause(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            assert (a, b) <= (0, MAX_BACKOFF_S)
+            return 0.0
+
+    objects = MemoryObjectStore(clock)
+    jobs = JobStore(objects, clock, MemorySignal())
+    queue = JobQueue(jobs, objects, clock, lease_s=60, chance=NoPause())
+    created = await jobs.create(a_job(), workflow=b"{}")
+    candidate = await queue.candidate(await queue.look("default"))
+    assert candidate is not None
+    await jobs.evolve("default", created.record.job_id, lambda record: record.cancel(now=clock.now()))
+    for _ in range(sys.float_info.max_exp + 10):
+        assert await queue.take(candidate, "w") is None
+    await jobs.settled()
 
 
 async def test_a_worker_that_lost_a_candidate_spreads_out(jobs: JobStore, queue: JobQueue, clock: ManualClock) -> None:
