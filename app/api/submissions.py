@@ -1,5 +1,6 @@
 """POST /v1/jobs and POST /v1/jobs/{job_id}/retry: submit jobs; the response to every submission of one job."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from app.submission.foreign import job_form, relocated
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.submission.request import JobRequest
 from app.submission.retry import Retry
-from storage.errors import JobGone
+from storage.errors import JobGone, JobNotFound
 from storage.jobs.record import Status, WorkflowFormat
 from storage.jobs.store import StoredJob
 
@@ -103,7 +104,8 @@ async def retry_job(context: Context, tenant: str, job_id: str, body: Body, iden
         accepted = await acceptance.job(await Retry(context.services, tenant, body).prepared(stored), identity)
     # The new job names the old one already. A process that dies here leaves out the other link; a repeat adds it.
     new_id = accepted.stored.record.job_id
-    await context.stores.jobs.evolve_from(stored, lambda record: record.retried(new_id))
+    with contextlib.suppress(JobNotFound):  # the new job is accepted, so the removal of the old one refuses nothing
+        await context.stores.jobs.evolve_from(stored, lambda record: record.retried(new_id))
     return accepted
 
 

@@ -124,6 +124,28 @@ async def test_a_retry_whose_copies_fail_leaves_nothing(clock: ManualClock) -> N
             assert not [key for key in left if key.startswith("queue/")]
 
 
+async def test_a_retry_is_accepted_although_the_old_job_is_removed(clock: ManualClock) -> None:
+    """A retry whose old job is removed after the commit of the new one is answered with the new job."""
+
+    class Removing(MemoryObjectStore):
+        old = ""
+
+        async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+            etag = await super().create(key, body, content_type=content_type)
+            if key.endswith("/job.json") and self.old:
+                removed = await api.client.delete(f"/v1/jobs/{self.old}?purge=true")
+                assert removed.status_code < 300
+            return etag
+
+    objects = Removing(clock)
+    async with running_api(objects, clock) as api:
+        old = await ended(api)
+        objects.old = old
+        answer = await api.client.post(f"/v1/jobs/{old}/retry")
+        assert answer.status_code == 202
+        assert (await api.client.get(f"/v1/jobs/{old}")).status_code == 410
+
+
 async def test_a_job_names_its_newest_retries_alone(memory_api: Api) -> None:
     """However often a job is retried, its record names the newest retries alone."""
     old = await ended(memory_api)
