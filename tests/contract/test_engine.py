@@ -269,6 +269,7 @@ async def test_a_partly_bad_prompt_runs_its_valid_outputs(
         with pytest.raises(PromptRefused) as caught:
             await follow(execution)
         assert caught.value.node_id == "99"
+        assert prompt.prompt_id not in await histories(host.engine)
     else:
         await follow(execution)
         assert execution.node_errors is not None

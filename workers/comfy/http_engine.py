@@ -87,11 +87,12 @@ class HttpEngine:
         return await self._http.post_json("/prompt", body)
 
     async def _withdraw(self, prompt_id: str) -> None:
-        """Interrupt a refused prompt that ComfyUI accepted in part, until it has left the queue."""
+        """Interrupt a refused prompt that ComfyUI accepted in part, until it has left the queue; delete its history."""
         try:
             for _ in range(WITHDRAW_TRIES):
                 await self.interrupt(prompt_id)
                 if prompt_id not in await self.queue():
+                    await self.forget(prompt_id)
                     return
                 await asyncio.sleep(WITHDRAW_EVERY_S)
         except EngineUnavailable as error:
