@@ -2,12 +2,15 @@
 
 import heapq
 import itertools
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_HISTORY = 10_000
+MAX_HISTORY_BYTES = 64 * 1024 * 1024
+"""Maximum JSON of all entries. The newest is always kept, since its client has not read it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,13 @@ class Record:
             "meta": self.meta,
         }
 
+    def size(self) -> int:
+        """Return the bytes of the entry's JSON; `MAX_HISTORY_BYTES` if a node's code returned what JSON cannot hold."""
+        try:
+            return len(json.dumps(self.as_json()))
+        except (TypeError, ValueError, RecursionError):
+            return MAX_HISTORY_BYTES
+
 
 def node_meta(node_id: str) -> dict[str, Any]:
     """Return the history's description of an output's node."""
@@ -66,6 +76,8 @@ class Prompts:
         self._waiting: list[tuple[float, int, QueuedPrompt]] = []
         self._running: QueuedPrompt | None = None
         self._history: dict[str, Record] = {}
+        self._sizes: dict[str, int] = {}
+        self._total = 0
         self._order = itertools.count()
 
     def put(self, prompt: QueuedPrompt) -> None:
@@ -85,11 +97,15 @@ class Prompts:
             return self._running
 
     def finish(self, record: Record) -> None:
+        size = record.size()
         with self._lock:
             self._running = None
+            self._remove(record.prompt.prompt_id)  # so that an equal id becomes the newest
             self._history[record.prompt.prompt_id] = record
-            while len(self._history) > MAX_HISTORY:
-                del self._history[next(iter(self._history))]
+            self._sizes[record.prompt.prompt_id] = size
+            self._total += size
+            while len(self._history) > MAX_HISTORY or (self._total > MAX_HISTORY_BYTES and len(self._history) > 1):
+                self._remove(next(iter(self._history)))
             self._changed()
 
     @property
@@ -148,4 +164,9 @@ class Prompts:
     def forget(self, prompt_ids: Mapping[str, Any] | frozenset[str] | None) -> None:
         with self._lock:
             for prompt_id in list(self._history) if prompt_ids is None else list(prompt_ids):
-                self._history.pop(prompt_id, None)
+                self._remove(prompt_id)
+
+    def _remove(self, prompt_id: str) -> None:
+        """Remove an entry, if there is one. The caller holds the lock."""
+        self._history.pop(prompt_id, None)
+        self._total -= self._sizes.pop(prompt_id, 0)
