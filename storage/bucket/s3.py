@@ -10,6 +10,7 @@ on bounded pools of threads. Presigned URLs need neither (`_s3_presign`).
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -47,6 +48,8 @@ __all__ = ["PART_BYTES", "S3Config", "S3ObjectStore", "content_disposition"]
 T = TypeVar("T")
 
 DELETE_BATCH = 1000
+_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold, and so no DeleteObjects; one of them makes S3 refuse the whole batch."""
 MOST_EMPTY_PAGES = 100
 """Pages without keys that one list passes over."""
 
@@ -279,7 +282,11 @@ class S3ObjectStore:
             return await self._threads.run(request, key)
 
     def _delete_batch(self, keys: tuple[str, ...]) -> None:
-        objects = [{"Key": self._prefix + key} for key in keys]
+        for key in filter(_NOT_IN_XML.search, keys):
+            self._reader.delete_object(**self._at(key))  # its key is in the URL
+        objects = [{"Key": self._prefix + key} for key in keys if not _NOT_IN_XML.search(key)]
+        if not objects:
+            return
         answer = self._reader.delete_objects(Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
         for failed in answer.get("Errors", ()):
             raise of_entry(failed.get("Code", ""), failed.get("Key", "").removeprefix(self._prefix))

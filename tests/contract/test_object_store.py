@@ -210,6 +210,18 @@ async def test_several_keys_are_deleted_together(objects: ObjectStore) -> None:
     assert (await objects.list("d/")).keys == ()
 
 
+async def test_keys_that_xml_cannot_hold_are_deleted(objects: ObjectStore) -> None:
+    """S3 deletes several keys by a list in XML, which cannot hold U+FFFE and U+FFFF."""
+    names = ("d/\uffff.png", "d/\ufffe", "d/é.png", "d/plain")
+    for name in names:
+        await objects.put(name, b"x")
+    await objects.delete(*names)
+    assert (await objects.list("d/")).keys == ()
+    await objects.put(names[0], b"x")
+    await objects.delete(names[0])
+    assert (await objects.list("d/")).keys == ()
+
+
 async def test_a_presigned_download_needs_only_its_url(s3_objects: S3ObjectStore) -> None:
     """A presigned URL returns the bytes with the requested name and type, and an altered URL is refused."""
     await s3_objects.put("pic", b"bytes")
