@@ -20,17 +20,32 @@ _OPTIONS: Mapping[str, Mapping[str, int]] = {"JPEG": {"quality": 95}, "PNG": {"c
 _IMAGE_TYPES = {"JPEG": 1, "PNG": 2}
 
 
+MAX_WAITING_NODES = 100_000
+"""Nodes in the waiting progress snapshots, beyond which a newer snapshot replaces the newest that waits. Each has all
+nodes of its prompt so far: a chain of 2,000 makes 4,000 snapshots of 4,000,000 nodes in all."""
+
+
 @dataclass(slots=True)
 class _Client:
     socket: web.WebSocketResponse
     wants_metadata: bool = False
 
 
+@dataclass(slots=True)
+class _Snapshot:
+    """A waiting `progress_state`, encoded when it is sent. `nodes` is empty if a newer one has replaced it."""
+
+    prompt_id: str
+    nodes: Mapping[str, Any]
+
+
 class Clients:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._clients: dict[str, _Client] = {}
-        self._outgoing: asyncio.Queue[tuple[str | None, str | bytes]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[tuple[str | None, str | bytes | _Snapshot]] = asyncio.Queue()
+        self._waiting_nodes = 0
+        self._newest: tuple[str | None, _Snapshot] | None = None
 
     def add(self, client_id: str, socket: web.WebSocketResponse) -> None:
         self._clients[client_id] = _Client(socket)
@@ -45,6 +60,10 @@ class Clients:
     def send(self, kind: str, data: Any, client_id: str | None) -> None:
         """Queue a text message. It is encoded now, since its data may change before it is sent."""
         self._put(client_id, json.dumps({"type": kind, "data": data}))
+
+    def send_progress(self, prompt_id: str, nodes: Mapping[str, Any], client_id: str | None) -> None:
+        """Queue a snapshot of a prompt's nodes, which the caller may change afterwards, but not its values."""
+        self._loop.call_soon_threadsafe(self._put_snapshot, client_id, _Snapshot(prompt_id, dict(nodes)))
 
     def wants_metadata(self, client_id: str | None) -> bool:
         client = self._clients.get(client_id or "")
@@ -73,7 +92,10 @@ class Clients:
     async def pump(self) -> None:
         """Send the messages in order, without end."""
         while True:
-            client_id, message = await self._outgoing.get()
+            client_id, waiting = await self._outgoing.get()
+            message = self._encoded(waiting) if isinstance(waiting, _Snapshot) else waiting
+            if message is None:
+                continue
             clients = self._clients.values() if client_id is None else [self._clients.get(client_id)]
             for client in [client for client in clients if client is not None]:
                 try:
@@ -83,6 +105,27 @@ class Clients:
                         await client.socket.send_bytes(message)
                 except (ConnectionError, RuntimeError):
                     continue  # the socket is closing, and its handler removes it
+
+    def _put_snapshot(self, client_id: str | None, snapshot: _Snapshot) -> None:
+        self._waiting_nodes += len(snapshot.nodes)
+        if self._waiting_nodes > MAX_WAITING_NODES and self._newest is not None:
+            other, newest = self._newest
+            if (other, newest.prompt_id) == (client_id, snapshot.prompt_id):
+                self._waiting_nodes -= len(newest.nodes)
+                newest.nodes = {}
+        self._newest = client_id, snapshot
+        self._outgoing.put_nowait((client_id, snapshot))
+
+    def _encoded(self, snapshot: _Snapshot) -> str | None:
+        """Return a snapshot's message; None if a newer one has replaced it, or a node's code gave it other values."""
+        nodes, snapshot.nodes = snapshot.nodes, {}
+        if not nodes:
+            return None
+        self._waiting_nodes -= len(nodes)
+        try:
+            return json.dumps({"type": "progress_state", "data": {"prompt_id": snapshot.prompt_id, "nodes": nodes}})
+        except (TypeError, ValueError):
+            return None
 
     def _put(self, client_id: str | None, message: str | bytes) -> None:
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, (client_id, message))

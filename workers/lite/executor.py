@@ -163,8 +163,7 @@ class PromptRun:
             "parent_node_id": None,
             "real_node_id": node_id,
         }
-        data = {"prompt_id": self._prompt.prompt_id, "nodes": self._progress}
-        self._executor.clients.send("progress_state", data, self._prompt.client_id)
+        self._executor.clients.send_progress(self._prompt.prompt_id, self._progress, self._prompt.client_id)
 
     def step(self, node_id: str, value: int, maximum: int, preview: Image.Image | None, kind: str) -> None:
         """Send a node's progress and preview; without a client to every socket, as in ComfyUI."""
