@@ -13,7 +13,7 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from storage import keys
-from storage.bucket.objects import ObjectStore, confirm_absence
+from storage.bucket.objects import ObjectStore, StoredObject, confirm_absence
 from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
@@ -144,10 +144,8 @@ class EndpointStore:
         return ends[still - 1] - self._clock.now() if still > 0 else timedelta(0)
 
     async def _last_sent_to(self, key: str) -> datetime | None:
-        try:
-            return (await self._objects.get(key)).head.last_modified
-        except ObjectNotFound:
-            return None
+        found = await self._found(key)
+        return None if found is None else found.head.last_modified
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None
@@ -219,8 +217,14 @@ class EndpointStore:
     async def all(self, tenant: str) -> list[Endpoint]:
         """Return the tenant's receivers, at most 1,000."""
         page = await self._objects.list(keys.endpoints_prefix(tenant))
-        found = await map_bounded(page.keys, self._objects.get)
-        return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
+        found = await map_bounded(page.keys, self._found)
+        return [read_as(Endpoint, stored.head.key, stored.body) for stored in found if stored is not None]
+
+    async def _found(self, key: str) -> StoredObject | None:
+        try:
+            return await self._objects.get(key)
+        except ObjectNotFound:  # a sweep deleted it after the LIST
+            return None
 
     async def _listed(self, tenant: str, at_most: int) -> set[str]:
         """Return the keys of the receivers of the last `FORGOTTEN_AFTER`, at most one more than `at_most`."""

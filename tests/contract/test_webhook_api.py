@@ -9,10 +9,13 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
+from storage import keys
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock, SystemClock
 from storage.index_keys import OUTBOX
 from storage.jobs.models import ProgressDetails
+from storage.webhooks.endpoints import EndpointStore
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import URL, Post
@@ -143,6 +146,23 @@ async def test_a_webhook_test_sends_a_signed_event(api: tuple[Api, Post]) -> Non
     post.pass_time(days=2)
     await post.reap()
     assert not [key for key in await server.keys() if "/tests/" in key]
+
+
+async def test_receivers_are_listed_while_one_is_removed(clock: ManualClock) -> None:
+    """A receiver that is removed between the LIST and its GET is left out of the list."""
+
+    class Removing(MemoryObjectStore):
+        async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+            page = await super().list(prefix, after=after, limit=limit)
+            if prefix == keys.endpoints_prefix("default") and page.keys:
+                await self.delete(page.keys[0])
+            return page
+
+    endpoints = EndpointStore(Removing(clock), clock)
+    urls = [f"https://{number}.example/" for number in range(3)]
+    for url in urls:
+        await endpoints.failed("default", url, disable=None, scale=1.0)
+    assert len(await endpoints.all("default")) == len(urls) - 1
 
 
 async def test_schemas_and_public_keys_need_no_api_key(api: tuple[Api, Post]) -> None:
