@@ -22,7 +22,7 @@ from workflows.needs import (
     needed_packs,
     used_nodes,
 )
-from workflows.proposals import ProposedInput, propose
+from workflows.proposals import LONGEST_TITLE, ProposedInput, propose
 
 MOST_OUTPUTS = 1_000
 """Output nodes of one workflow that are listed."""
@@ -172,5 +172,6 @@ def _outputs(graph: Graph, catalogue: Catalogue) -> list[OutputNode]:
         if node_id in ids and len(found) < MOST_OUTPUTS:
             about = node.rest.get("_meta")
             title = about.get("title") if isinstance(about, Mapping) else None
-            found.append(OutputNode(node_id, node.class_type, title if isinstance(title, str) else node.class_type))
+            shown = title[:LONGEST_TITLE] if isinstance(title, str) else node.class_type
+            found.append(OutputNode(node_id, node.class_type, shown))
     return found

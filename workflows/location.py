@@ -1,5 +1,6 @@
 """The location of a fault: an input of a node, described in our words and in ComfyUI's."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,11 +62,12 @@ class Location:
 
 
 def short(value: Any) -> Any:
-    """Return the value, or a clipped text of a value that is too long to repeat."""
+    """Return the value, or a clipped text of a value that is too long to repeat or that JSON does not have."""
     if isinstance(value, str):
         return clipped(value)
     shown = words(value)
-    return value if len(shown) <= LONGEST_VALUE else shown
+    is_endless = isinstance(value, float) and not math.isfinite(value)  # as the text "1e999" becomes
+    return shown if is_endless or len(shown) > LONGEST_VALUE else value
 
 
 def words(value: Any) -> str:

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -66,10 +67,12 @@ class Cap(BaseModel):
 
     def excess(self, values: Mapping[str, float]) -> str | None:
         """Return why these values exceed the cap, or None if they do not."""
-        found = math.prod(values[name] for name in self.inputs)
+        # Exact, because neither the product nor each integer needs to be in the range of a float.
+        found = math.prod(Fraction(values[name]) for name in self.inputs)
         if found <= self.product:
             return None
-        return f"{' × '.join(self.inputs)} is {found:.0f}, at most {self.product} is allowed: lower one of them"
+        shown = round(found) if found < 10**18 else "more than 10^18"
+        return f"{' × '.join(self.inputs)} is {shown}, at most {self.product} is allowed: lower one of them"
 
 
 class Manifest(BaseModel):

@@ -87,7 +87,8 @@ def converted(document: Any, catalogue: Catalogue, most_nodes: int) -> Converted
 def _view(
     workflow: dict[str, Any] | None, notes: Sequence[Note], document: Any, unknown: Collection[str] = ()
 ) -> Converted:
-    inputs = proposed_inputs(document, workflow or {})
+    # The nodes of a graph in API format need not have what the conversion gives to each, such as a title.
+    inputs = proposed_inputs(document, workflow or {}) if is_editor_file(document) else []
     return Converted(
         workflow=workflow,
         notes=[ConversionNote(node=note.node_id, title=note.title, message=note.message) for note in notes],

@@ -13,6 +13,7 @@ from app.problems import Problem
 from app.submission.foreign import job_form, relocated
 from app.submission.preparation import parsed
 from storage.keys import DEFAULT_POOL
+from workflows.location import words
 
 
 class WorkflowRequest(RequestBody):
@@ -45,5 +46,5 @@ def known_pool(config: ApiConfig, gpu: str | None) -> str:
     """Return the pool that a request names, the default one without a name. Raises `Problem`."""
     pool = gpu or DEFAULT_POOL
     if pool != DEFAULT_POOL and pool not in config.gpu_pools:
-        raise Problem("unknown-gpu", f"there is no pool {pool!r}", pointer="/gpu")
+        raise Problem("unknown-gpu", f"there is no pool {words(pool)}", pointer="/gpu")
     return pool

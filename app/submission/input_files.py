@@ -18,6 +18,7 @@ from storage.assets import Asset
 from storage.errors import AssetNotFound, CheckUnavailable, FileRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.models import InputFile
 from workflows.errors import pointer
+from workflows.location import words
 
 _FORBIDDEN_IN_NAMES = frozenset('\\\0:*?"<>|')
 LONGEST_NAME_BYTES = 200
@@ -141,7 +142,7 @@ class FileIntake:
         try:
             upload = await self._stores.uploads.resolve(self._tenant, upload_id)
         except UploadNotFound:
-            raise Problem("unknown-upload", f"there is no upload {upload_id!r}", pointer=where) from None
+            raise Problem("unknown-upload", f"there is no upload {words(upload_id)}", pointer=where) from None
         except UploadIncomplete as error:
             raise Problem("upload-incomplete", str(error), pointer=where) from None
         except FileRefused as error:

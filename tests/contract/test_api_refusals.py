@@ -195,6 +195,19 @@ async def test_a_bad_submission_is_refused_and_stores_nothing(
     assert await memory_api.keys() == ()
 
 
+async def test_a_long_name_is_shortened_in_a_problem(memory_api: Api) -> None:
+    """A problem repeats at most 200 characters of a pool's name or an upload's id."""
+    long = "n" * 100_000
+    for path, body in (
+        ("/v1/workflows/inspect", {"workflow": BLUE, "gpu": long}),
+        ("/v1/jobs", media({"name": "a.png", "upload_id": long})),
+    ):
+        response = await memory_api.client.post(path, json=body)
+        assert response.status_code == 422
+        assert "n" * 190 in response.text
+        assert len(response.text) < 1_000
+
+
 @pytest.mark.parametrize("url", BAD_RECEIVERS)
 async def test_a_test_webhook_to_an_invalid_url_is_refused(memory_api: Api, url: str) -> None:
     """A test webhook to an invalid URL is refused, and nothing is stored."""

@@ -83,6 +83,9 @@ async def test_a_graph_is_returned_as_it_is(published: Api) -> None:
     """A workflow in API format needs no conversion."""
     shown = await post(published, "/v1/workflows/convert", {"workflow": GRAPH}, 200)
     assert (shown["workflow"], shown["notes"]) == (GRAPH, [])
+    plain = {"1": {"class_type": "A", "inputs": {"x": 1}}, "extra": {"linearData": {"inputs": [["1", "x"]]}}}
+    shown = await post(published, "/v1/workflows/convert", {"workflow": plain}, 200)
+    assert (shown["workflow"], shown["inputs"]) == (plain, [])
 
 
 async def test_all_unknown_classes_are_named_at_once(published: Api) -> None:

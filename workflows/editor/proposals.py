@@ -11,6 +11,8 @@ from workflows.editor.flatten import VIRTUAL
 
 MOST_INPUTS = 200
 """Inputs that are proposed for one file."""
+LONGEST_TITLE = 200
+"""Characters of a title that are repeated for each input of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ def unknown_notes(nodes: Iterable[EditorNode]) -> list[Note]:
 
 
 def proposed_inputs(raw: object, workflow: Mapping[str, Any]) -> list[Proposal]:
-    """Return the inputs of `extra.linearData` that are values in the converted graph, in the author's order."""
+    """Return the inputs of an editor's file that its `extra.linearData` names, in the author's order.
+
+    `workflow` is the file's converted graph; what is no value there is left out.
+    """
     extra = raw.get("extra") if isinstance(raw, Mapping) else None
     chosen = extra.get("linearData") if isinstance(extra, Mapping) else None
     listed = chosen.get("inputs") if isinstance(chosen, Mapping) else None
@@ -54,6 +59,7 @@ def proposed_inputs(raw: object, workflow: Mapping[str, Any]) -> list[Proposal]:
             node_id, name = str(entry[0]), str(entry[1])
             node = workflow.get(node_id)
             if node is not None and name in node["inputs"] and not isinstance(node["inputs"][name], list):
+                title = node["_meta"]["title"][:LONGEST_TITLE]
                 # Once each, since the values of a file that names one input often could be more than the file.
-                found[node_id, name] = Proposal(node_id, name, node["_meta"]["title"], node["inputs"][name])
+                found[node_id, name] = Proposal(node_id, name, title, node["inputs"][name])
     return list(found.values())

@@ -16,7 +16,7 @@ from workflows.catalogue import Catalogue
 from workflows.declarations import declared
 from workflows.graph import parse_graph
 from workflows.library import library, shipped
-from workflows.manifest import BadWorkflow, NamedWorkflow
+from workflows.manifest import BadWorkflow, Cap, NamedWorkflow
 
 ROOT = Path(__file__).parents[3]
 TYPES = json.loads((Path(__file__).parent / "node_types.json").read_text())
@@ -231,3 +231,12 @@ def test_an_invalid_graph_or_name_is_refused(tmp_path: Path) -> None:
         library(put(tmp_path, PLAIN, name="still"))
     with pytest.raises(BadWorkflow, match="not a folder"):
         library(tmp_path / "nowhere")
+
+
+def test_a_product_beyond_every_float_exceeds_a_cap() -> None:
+    """Integers whose product no float can have exceed a cap as other values do."""
+    cap = Cap(inputs=("a", "b", "c"), product=64)
+    said = "a × b × c is more than 10^18, at most 64 is allowed: lower one of them"
+    assert cap.excess({"a": 10**300, "b": 10**300, "c": 1.5}) == said
+    assert cap.excess({"a": 10**300, "b": 10**300, "c": 0}) is None
+    assert cap.excess({"a": 5, "b": 5, "c": 5}) == "a × b × c is 125, at most 64 is allowed: lower one of them"

@@ -35,3 +35,8 @@ def test_a_value_in_an_error_is_clipped(value: Any) -> None:
 def test_a_long_text_is_cut_before_it_is_written() -> None:
     """A long text is repeated by its beginning, whose quotes are chosen without the rest."""
     assert words("x" * 1_000 + "'") == f"'{'x' * (LONGEST_VALUE - 1)}…"
+
+
+def test_a_number_that_json_does_not_have_is_repeated_as_text() -> None:
+    """An endless number, such as `1e999` becomes, is repeated as a text, since no answer could have it."""
+    assert [short(float(text)) for text in ("1e999", "-inf", "nan", "1.5")] == ["inf", "-inf", "nan", 1.5]

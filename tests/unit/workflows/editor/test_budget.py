@@ -362,3 +362,11 @@ def test_origins_take_from_a_budget_too() -> None:
     """The search for the widgets behind the values of a graph is bounded as the conversion is."""
     with pytest.raises(NotConvertible, match="max_conversion_steps"):
         origins(instances(600, inputs=[{}] * 400), CATALOGUE)
+
+
+def test_a_title_is_shortened_for_each_input_of_app_mode() -> None:
+    """A node of many inputs does not repeat a long title in the answer for each of them."""
+    document = Draft().node(1, "SaveImage", ("x",), title="t" * 100_000).document()
+    document["extra"] = {"linearData": {"inputs": [[1, "filename_prefix"]]}}
+    (found,) = proposed_inputs(document, convert(document, CATALOGUE).workflow)
+    assert found.title == "t" * 200
