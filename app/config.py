@@ -72,7 +72,7 @@ class RequestLimits(MediaLimits):
     max_long_polls: Count = Field(
         1_000, description="most requests of one tenant that wait for jobs or batches at one API process"
     )
-    # Modal counts each as a request in flight of its container, which takes 100.
+    # Each counts as a request in flight, of which an API container on Modal takes few (`infra/on_modal/api.py`).
     max_streams: Count = Field(
         60, description="most open streams of events at one API process; one tenant gets half of them"
     )

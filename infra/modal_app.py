@@ -14,12 +14,10 @@ import modal.experimental
 
 from infra.image import COMFYUI, ENGINE_PYTHON, MODELS, comfyui_image, control_image
 from infra.nodes import custom_nodes
-from infra.on_modal import APP_NAME
+from infra.on_modal import API_CONCURRENCY, API_TARGET, APP_NAME
 from infra.settings import ENV_PREFIX, DeploymentSettings
 from storage.keys import DEFAULT_POOL
 
-API_CONCURRENCY = 100
-"""Concurrent requests of one API container. They wait for the bucket, not for the CPU."""
 API_TIMEOUT_S = 600
 """The time limit of a request: more than that of a stream of events, which Modal's default of 300 s could cut."""
 DELIVER_CONCURRENCY = 20
@@ -70,7 +68,7 @@ known: dict[str, str | None] = {**deployment.environment()}
     max_containers=deployment.max_api_containers,
     enable_memory_snapshot=True,
 )
-@modal.concurrent(max_inputs=API_CONCURRENCY)
+@modal.concurrent(max_inputs=API_CONCURRENCY, target_inputs=API_TARGET)
 @modal.asgi_app(label=deployment.api_label)
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
     """Serve the HTTP API."""

@@ -73,7 +73,7 @@ class Containers:
         limit = spec.autoscaler_settings.max_containers or spec.concurrency_limit or MAX_CONTAINERS
         live = [c for c in self._state.containers.values() if c.function is function and not c.stopping]
         load = len(function.queue) + sum(len(container.running) for container in live)
-        wanted = min(limit, -(-load // max(1, spec.max_concurrent_inputs)))
+        wanted = min(limit, -(-load // max(1, spec.target_concurrent_inputs or spec.max_concurrent_inputs)))
         for _ in range(wanted - len(live)):
             container_id = self._state.new_id("ta")
             container = Container(container_id, function, self._state.folder / container_id)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from infra.on_modal import API_CONCURRENCY
+from infra.on_modal.api import api_settings
 from infra.settings import DeploymentSettings
 from tests.support.environment import clean_environment
 
@@ -43,3 +45,14 @@ def test_no_time_limit_exceeds_modals(name: str) -> None:
     DeploymentSettings.model_validate({name: DAY_S})
     with pytest.raises(ValidationError):
         DeploymentSettings.model_validate({name: DAY_S + 1})
+
+
+def test_one_tenant_has_half_of_an_api_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits and other requests of one tenant, streams and unfinished bodies among the latter, leave half of the places
+    to others, unless the deployment sets other shares."""
+    monkeypatch.setenv("COMFYUI_MODAL_BUCKET", "b")
+    settings = api_settings()
+    assert settings.max_long_polls + settings.max_requests_in_flight <= API_CONCURRENCY // 2
+    assert max(settings.max_streams // 2, settings.max_unfinished_requests) < settings.max_requests_in_flight
+    monkeypatch.setenv("COMFYUI_MODAL_MAX_LONG_POLLS", "300")
+    assert api_settings().max_long_polls == 300
