@@ -297,7 +297,8 @@ class Attempt:
             await asyncio.gather(staging, return_exceptions=True)
         files = {file.name: file.key for file in record.input_files}
         attempt = f"{record.job_id}-{record.attempt}"
-        document = for_execution(graph, self._catalogue, attempt, self._engine.showing, files)
+        # In a thread: to search up to 12 MiB of texts for names of files takes seconds.
+        document = await asyncio.to_thread(for_execution, graph, self._catalogue, attempt, self._engine.showing, files)
         return graph, Prompt(str(uuid.uuid4()), self._standby.socket.client_id, document, extra_data, record.is_strict)
 
     async def _stage(self) -> None:

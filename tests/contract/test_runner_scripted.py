@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +185,32 @@ async def test_a_missing_output_fails_the_job_and_keeps_the_others(tmp_path: Pat
     assert ended.error_detail is not None
     assert (ended.status, ended.error_detail.code) == (Status.FAILED, "output_failed")
     assert [output.node_id for output in ended.outputs] == ["1"]
+
+
+class ObservedClasses(set[str]):
+    """The classes that a prompt's graph is searched for, with the threads that did so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[threading.Thread] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.threads.add(threading.current_thread())
+        return super().__contains__(name)
+
+
+async def test_a_prompt_is_derived_in_a_thread(tmp_path: Path) -> None:
+    """The worker renews the leases of its other jobs while it searches the texts of a large graph."""
+
+    async def script(play: Play) -> None:
+        await play.succeed(await paint(play, tmp_path))
+
+    showing = ObservedClasses()
+    async with stage(tmp_path, script) as on:
+        on.showing = showing
+        await on.run(await on.claimed())
+    assert showing.threads
+    assert threading.main_thread() not in showing.threads
 
 
 LONG = "x" * 1_000_000
