@@ -20,7 +20,7 @@ from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config
 from infra.local.children import parent_gone
 from infra.local.guarded_http import Guard
-from infra.local.host import LOOPBACK, CannotListen, listening
+from infra.local.host import BACKLOG, LOOPBACK, CannotListen, listening
 from infra.local.processes import is_child, local_stores, run, say_ready
 from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
@@ -30,6 +30,9 @@ from storage.launcher import NoLauncher
 
 FILES = 65_536
 """The limit for open files. Every connection accepted within `HeadLimits.grace_s` stays open, hence many files."""
+ACCEPTED_AT_ONCE = 16
+"""Connections that the event loop accepts before it does anything else. A client that connects and closes again costs
+an iteration of the loop more than itself, and uvicorn's default of 2,048 lets such clients fill each."""
 GRACEFUL_S = 3
 """Time for open requests to end. Long polls are answered at once."""
 
@@ -44,6 +47,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has set it to the number that it accepts at once
         say_ready(self._settings)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -62,6 +67,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             app,
             http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory
             ws="none",
+            backlog=ACCEPTED_AT_ONCE,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_S,

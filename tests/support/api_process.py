@@ -1,6 +1,5 @@
 """The API as a separate process over a bucket, as a container runs it."""
 
-import os
 import socket
 import subprocess
 import time
@@ -29,17 +28,21 @@ def bucket_variables(s3_config: S3Config) -> dict[str, str]:
 @contextmanager
 def api_process(settings: Mapping[str, str]) -> Iterator[str]:
     """Start the API and yield its URL once it answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        os.set_inheritable(listener.fileno(), True)
-        process = subprocess.Popen(
-            comfyui_modal.command("infra.local.api_process", "--fd", str(listener.fileno())),
-            env=clean_environment() | dict(settings),
-            pass_fds=(listener.fileno(),),
-            stderr=subprocess.DEVNULL,
-        )
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener, api_on(listener, settings) as url:
+        listener.close()  # the process has its own
+        yield url
+
+
+@contextmanager
+def api_on(listener: socket.socket, settings: Mapping[str, str]) -> Iterator[str]:
+    """Start the API on a listening socket and yield its URL once it answers."""
+    process = subprocess.Popen(
+        comfyui_modal.command("infra.local.api_process", "--fd", str(listener.fileno())),
+        env=clean_environment() | dict(settings),
+        pass_fds=(listener.fileno(),),
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         _wait(url, process)
         yield url
