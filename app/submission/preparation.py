@@ -264,8 +264,14 @@ class Preparation:
     async def files(self, options: JobOptions, root: str) -> tuple[PreparedFile, ...]:
         return await self._intake.files(options.media, f"{root}/media")
 
-    async def check(self, options: JobOptions, root: str) -> None:
-        """Check the options against this deployment's limits, secrets and delivery rules."""
+    async def check(self, options: JobOptions, root: str, *, brings_files: bool = True) -> None:
+        """Check the options against this deployment's limits, secrets and delivery rules.
+
+        `brings_files` is False if `media` are the stored files of an earlier job, whose number is not limited.
+        """
+        if brings_files and len(options.media) > self._config.max_media:
+            detail = f"{len(options.media)} media, at most {self._config.max_media} are allowed"
+            raise Problem("too-many-media", detail, pointer=f"{root}/media")
         self._check_counts(options, root)
         self._check_secrets(options, root)
         if options.webhook_url is not None:
@@ -273,9 +279,6 @@ class Preparation:
 
     def _check_counts(self, options: JobOptions, root: str) -> None:
         config = self._config
-        if len(options.media) > config.max_media:
-            detail = f"{len(options.media)} media, at most {config.max_media} are allowed"
-            raise Problem("too-many-media", detail, pointer=f"{root}/media")
         for name, value, limit in (
             ("timeout_s", options.timeout_s, config.max_timeout_s),
             ("retain_days", options.retain_days, config.retain_s / DAY_S),

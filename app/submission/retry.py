@@ -57,7 +57,8 @@ class Retry:
         await self._body.hold(PARSED * len(document) + (LONG_VALUES if record.has_values else 0))
         # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
         preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
-        await preparation.check(options, "")
+        # The files of image inputs are among `media` here, and `max_media` never counted them.
+        await preparation.check(options, "", brings_files=False)
         try:
             workflow = replace(await self._body.aside(_workflow, document), editor_file=editor_file)
         except WorkflowError as error:  # it was accepted under other limits

@@ -68,6 +68,19 @@ async def test_a_retry_uses_the_upload_of_the_first_job(memory_api: Api) -> None
     assert "cat.png" in refused.json()["detail"]
 
 
+async def test_a_job_of_many_image_inputs_is_retried(clock: ManualClock) -> None:
+    """`max_media` limits the media of a submission, not the files of image inputs, nor those of a retry."""
+    images = {str(n): {"class_type": "LoadImage", "inputs": {"image": "cat.png"}} for n in range(10, 13)}
+    picture = base64.b64encode(PNG).decode()
+    inputs = [{"node": node, "field": "image", "type": "image_base64", "value": picture} for node in images]
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, max_media=2)) as api:
+        old = await ended(api, workflow=LOAD | images, media=[{"name": "cat.png", "data": picture}], inputs=inputs)
+        answer = await api.client.post(f"/v1/jobs/{old}/retry")
+        assert answer.status_code == 202, answer.text
+        record = (await api.stores.jobs.read("default", answer.json()["job_id"])).record
+    assert len(record.input_files) == 4
+
+
 async def test_a_job_that_cannot_be_retried_is_refused(memory_api: Api) -> None:
     """A job that has not ended, is unknown or was removed is not retried."""
     job_id = (await submit(memory_api))["job_id"]
