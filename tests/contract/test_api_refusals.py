@@ -216,6 +216,23 @@ async def test_a_test_webhook_to_an_invalid_url_is_refused(memory_api: Api, url:
     assert await memory_api.keys() == ()
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/jobs", media({"name": "a.png", "upload_id": "x" * 10_000})),
+        ("/v1/jobs", media({"name": "a.png", "asset_id": "x" * 10_000})),
+        ("/v1/jobs", {"workflow": BLUE, "gpu": "x" * 10_000}),
+        ("/v1/workflows/inspect", {"workflow": BLUE, "gpu": "x" * 10_000}),
+        ("/v1/workflows/convert", {"workflow": BLUE, "gpu": "x" * 10_000}),
+    ],
+)
+async def test_an_error_repeats_the_start_of_a_long_name(memory_api: Api, path: str, body: Any) -> None:
+    """An error that names what does not exist repeats at most 200 characters of the name."""
+    response = await memory_api.client.post(path, json=body)
+    assert response.status_code == 422
+    assert "x" * 201 not in response.text
+
+
 async def test_a_refusal_stores_nothing_on_the_real_server(s3_objects: ObjectStore, clock: ManualClock) -> None:
     """Input files that were stored before a bad file are removed from the real S3 server."""
     async with running_api(s3_objects, clock) as api:
