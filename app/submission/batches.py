@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from app.services import Services
 from app.submission.acceptance import Acceptance, Identity
 from app.submission.fetching import url_count
 from app.submission.input_files import LocalFile, PreparedFile
-from app.submission.preparation import Preparation, PreparedJob
+from app.submission.preparation import Preparation, PreparedInputs, PreparedJob, PreparedWorkflow
 from app.submission.quotas import Quotas
-from app.submission.request import BatchRequest, InputValue, JobRequest
+from app.submission.request import BatchRequest, InputValue, JobOptions, JobRequest
 from storage import keys
 from storage.batch_record import BatchRecord, StoredBatch, member_id
 from storage.concurrency import map_bounded
@@ -36,6 +37,8 @@ MOST_WARNING_BYTES = 8 * 1024**2
 """Size as JSON of all different warnings of a batch's jobs, which are in memory until all jobs are stored."""
 JOBS_BETWEEN_CHECKS = 50
 """Jobs that are validated between two checks whether the client is still connected: a batch can take seconds."""
+PIECE_S = 0.05
+"""CPU time after which the checks of input sets let other tenants have the thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,11 @@ class _SharedWarnings:
         self._known: dict[bytes, Mapping[str, Any]] = {}
         self._size = 0
 
-    async def shared(self, job: PreparedJob, where: str) -> PreparedJob:
+    def shared(self, job: PreparedJob, where: str) -> PreparedJob:
         """Return the job with warnings that it shares. Raises `Problem` beyond `MOST_WARNING_BYTES`."""
         if not job.warnings:
             return job
-        text = await off_loop(to_json, job.warnings)
+        text = to_json(job.warnings)
         digest = hashlib.sha256(text).digest()
         if digest not in self._known:
             self._size += len(text)
@@ -128,7 +131,7 @@ async def _own_jobs(
         await _check_connected(position, is_gone)
         where = f"/jobs/{position}"
         job = await preparation.set_aside(await preparation.whole_job(request, where))
-        jobs.append(await warnings.shared(job, where))
+        jobs.append(await off_loop(warnings.shared, job, where) if job.warnings else job)
         # The size of the request does not bound them: an editor's file repeats its subgraphs and their texts.
         nodes += jobs[-1].workflow.nodes
         size += jobs[-1].workflow.size
@@ -168,20 +171,55 @@ async def _variations(
             "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
         )
     await _check_work(workflow.graph, len(input_sets), config)
-    jobs, warnings = [], _SharedWarnings()
-    for position, inputs in enumerate(input_sets):
+    checks = _SetChecks(preparation, request, workflow)
+    for position in range(0, len(input_sets), JOBS_BETWEEN_CHECKS):
         await _check_connected(position, is_gone)
-        where = f"/input_sets/{position}"
-        job = await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True)
-        jobs.append(await warnings.shared(job, where))
+        await checks.add(input_sets[position : position + JOBS_BETWEEN_CHECKS])
     files = await preparation.files(request, "")  # last: only a valid batch fetches and decodes files
     return PreparedBatch(
-        tuple(replace(job, files=files) for job in jobs),
+        tuple(replace(job, files=files) for job in checks.jobs),
         files,
         request.metadata,
         request.webhook_url,
         request.webhook_secret,
     )
+
+
+class _SetChecks:
+    """Makes the jobs of a batch's input sets, many in one call of `off_loop`.
+
+    Each call waits for its turn at the threads, behind work of other tenants that may take a second, and most sets are
+    checked within 1 ms.
+    """
+
+    def __init__(self, preparation: Preparation, options: JobOptions, workflow: PreparedWorkflow) -> None:
+        self._preparation, self._options, self._workflow = preparation, options, workflow
+        self._warnings = _SharedWarnings()
+        self.jobs: list[PreparedJob] = []
+
+    async def add(self, input_sets: Sequence[Sequence[InputValue]]) -> None:
+        """Make the jobs of the next sets. Raises `Problem` for the first invalid set."""
+        given, refusal = [], None
+        try:
+            for position, inputs in enumerate(input_sets, len(self.jobs)):
+                given.append(await self._preparation.inputs(self._options, inputs, f"/input_sets/{position}"))
+        except Problem as problem:
+            refusal = problem  # raised after the sets before it, of which one may be invalid
+        done = 0
+        while done < len(given):
+            done += await off_loop(self._check, given[done:])
+        if refusal is not None:
+            raise refusal
+
+    def _check(self, given: Sequence[PreparedInputs]) -> int:
+        """Make jobs in a thread, at least one, until they have taken `PIECE_S`. Returns their number."""
+        until = time.thread_time() + PIECE_S
+        for count, one in enumerate(given, 1):
+            job = self._preparation.checked(self._options, self._workflow, one, "/workflow")
+            self.jobs.append(self._warnings.shared(job, one.inputs_at))
+            if time.thread_time() >= until:
+                return count
+        return len(given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,17 @@ class PreparedJob:
         return self.options.gpu or DEFAULT_POOL
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedInputs:
+    """What the inputs of a job set, before its graph is validated. `brought` are the names of all files of the job."""
+
+    values: tuple[Input, ...]
+    pictures: tuple[LocalFile, ...]
+    brought: frozenset[str]
+    catalogue: Catalogue
+    inputs_at: str
+
+
 async def check_receiver(receivers: ReceiverRules, tenant: str, url: str, where: str) -> None:
     """Raise `Problem` if the delivery rules would refuse this receiver, with the same reason."""
     if (reason := await receivers.refusal(tenant, url)) is not None:
@@ -314,13 +325,51 @@ class Preparation:
         inputs: Sequence[InputValue],
         inputs_at: str,
         workflow_at: str,
-        *,
-        one_of_many: bool = False,
     ) -> PreparedJob:
-        """Apply the inputs to the graph and validate the result. `files` reads those of `options.media` separately.
+        """Apply the inputs to the graph and validate the result. `files` reads those of `options.media` separately."""
+        given = await self.inputs(options, inputs, inputs_at)
+        # A graph of the editor's may be much larger than its request, because subgraphs are repeated.
+        aside = off_loop if workflow.editor_file is not None else self._body.aside
+        report = await aside(self.check_graph, workflow, given, workflow_at)
+        if _is_refused(options, report):
+            # Off the loop whatever the size of the body: rendering searches for similar names to suggest, which takes
+            # milliseconds for a large engine.
+            raise await off_loop(_refusal, report, workflow_at, given)
+        long = await self._body.aside(_long_values, given.values)
+        warnings = await off_loop(report.warnings) if report.faults else {}
+        return self._job(options, workflow, given, long, warnings)
 
-        `one_of_many` validates off the event loop whatever the size of the graph.
-        """
+    def checked(
+        self, options: JobOptions, workflow: PreparedWorkflow, given: PreparedInputs, workflow_at: str
+    ) -> PreparedJob:
+        """Validate one of many jobs of the same graph, as `job` does, in the thread of the caller."""
+        report = self.check_graph(workflow, given, workflow_at)
+        if _is_refused(options, report):
+            raise _refusal(report, workflow_at, given)
+        warnings = report.warnings() if report.faults else {}
+        return self._job(options, workflow, given, _long_values(given.values), warnings)
+
+    def _job(
+        self,
+        options: JobOptions,
+        workflow: PreparedWorkflow,
+        given: PreparedInputs,
+        long: bytes | None,
+        warnings: Mapping[str, Any],
+    ) -> PreparedJob:
+        return PreparedJob(
+            options,
+            workflow.parts,
+            () if long else given.values,
+            long,
+            given.pictures,
+            (),
+            graphs=self._graphs,
+            warnings=warnings,
+        )
+
+    async def inputs(self, options: JobOptions, inputs: Sequence[InputValue], inputs_at: str) -> PreparedInputs:
+        """Read a job's inputs: restore their texts, and fetch or decode their images."""
         if len(inputs) > self._config.max_inputs:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
@@ -333,47 +382,21 @@ class Preparation:
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
-        # A graph of the editor's may be much larger than its request, because subgraphs are repeated.
-        aside = off_loop if one_of_many or workflow.editor_file is not None else self._body.aside
-        report = await aside(self.check_graph, workflow, values, brought, catalogue, inputs_at, workflow_at)
-        # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
-        if report.is_refusal or (options.strict and report.faults):
-            given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
-            # Off the loop whatever the size of the body: rendering searches for similar names to suggest, which takes
-            # milliseconds for a large engine.
-            raise await off_loop(of_report, report, workflow_at, given)
-        long = await self._body.aside(_long_values, values)
-        return PreparedJob(
-            options,
-            workflow.parts,
-            () if long else tuple(values),
-            long,
-            tuple(pictures),
-            (),
-            graphs=self._graphs,
-            warnings=await off_loop(report.warnings) if report.faults else {},
-        )
+        return PreparedInputs(tuple(values), tuple(pictures), brought, catalogue, inputs_at)
 
-    def check_graph(
-        self,
-        workflow: PreparedWorkflow,
-        values: Sequence[Input],
-        brought: frozenset[str],
-        catalogue: Catalogue,
-        inputs_at: str,
-        workflow_at: str,
-    ) -> Report:
+    def check_graph(self, workflow: PreparedWorkflow, inputs: PreparedInputs, workflow_at: str) -> Report:
         """Apply the values, and validate the graph by the deployment's rules and the engine's. Raises `Problem`."""
+        values, catalogue = inputs.values, inputs.catalogue
         # The policy and the rules apply to the graph with its inputs set: an input may carry what they refuse.
         try:
             applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
-            raise of_workflow(error, inputs_at) from error
+            raise of_workflow(error, inputs.inputs_at) from error
         try:
             self._check_safety(applied, catalogue)
         except WorkflowError as error:
             raise of_workflow(workflow.located(error), workflow_at) from error
-        report = catalogue.check(applied, brought)
+        report = catalogue.check(applied, inputs.brought)
         given = {pointer(one.node, "inputs", one.field) for one in values}
         for fault in report.faults:
             # A value that `inputs` sets stands there, and not in the file.
@@ -421,6 +444,20 @@ class Preparation:
 
 def _beyond(where: str, detail: str) -> Problem:
     return Problem("validation-error", detail, pointer=where)
+
+
+def _is_refused(options: JobOptions, report: Report) -> bool:
+    """Return whether the job does not run: like ComfyUI it runs the outputs that are valid, unless it is `strict`."""
+    return report.is_refusal or (options.strict and bool(report.faults))
+
+
+def _refusal(report: Report, workflow_at: str, inputs: PreparedInputs) -> Problem:
+    values = enumerate(inputs.values)
+    return of_report(
+        report,
+        workflow_at,
+        {pointer(one.node, "inputs", one.field): f"{inputs.inputs_at}/{n}/value" for n, one in values},
+    )
 
 
 def _long_values(values: Sequence[Input]) -> bytes | None:

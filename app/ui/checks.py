@@ -13,7 +13,7 @@ from app.auth import Principal
 from app.body import PARSED, Body
 from app.heavy import off_loop
 from app.problems import Problem, of_report, of_workflow
-from app.submission.preparation import Preparation, PreparedWorkflow
+from app.submission.preparation import Preparation, PreparedInputs, PreparedWorkflow
 from app.ui.drawing import Drawing, drawing_of
 from app.ui.forms import Form
 from app.ui.inputs import FILENAME_PREFIX, UPLOAD_PREFIX, form_field, typed_values
@@ -154,7 +154,9 @@ def _checked_graph(
     """Check a graph as if the job brought all files that it loads. Raises `Problem`. Runs off the event loop."""
     graph = workflow.graph
     files = needed_files(graph, catalogue.declaration)
-    report = preparation.check_graph(workflow, (), frozenset((*files, *uploads)), catalogue, "/inputs", "")
+    report = preparation.check_graph(
+        workflow, PreparedInputs((), (), frozenset((*files, *uploads)), catalogue, "/inputs"), ""
+    )
     return Checked(
         nodes=len(graph.nodes),
         faults=[] if report.is_refusal else [fault.message for fault in report.faults],

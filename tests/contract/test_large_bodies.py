@@ -11,12 +11,14 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
+from app import heavy
 from app.body import MAX_VALUES
 from app.body.arriving import ArrivingBodies
 from app.body.large import LargeBodies
 from app.config import ApiConfig
 from app.problems import Problem
-from app.submission.batches import prepared_batch
+from app.submission import batches
+from app.submission.batches import JOBS_BETWEEN_CHECKS, prepared_batch
 from app.submission.preparation import Preparation, PreparedWorkflow
 from app.submission.request import BatchRequest, JobOptions
 from storage.bucket.memory import MemoryObjectStore
@@ -363,7 +365,60 @@ async def test_input_sets_are_checked_off_the_event_loop(clock: ManualClock, mon
     monkeypatch.setattr(Catalogue, "check", check)
     async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
         assert (await sent(api, {"workflow": BLUE, "input_sets": [[]] * 3}, "/v1/batches")).status_code == 202
-    assert threads == {"heavy_0"}
+    assert threads
+    assert threads <= {"heavy_0", "heavy_1"}
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One item for each call of the threads for CPU-bound work."""
+    turns: list[None] = []
+    known = heavy._EXECUTOR.submit
+
+    def submit(*args: Any) -> Any:
+        turns.append(None)
+        return known(*args)
+
+    monkeypatch.setattr(heavy._EXECUTOR, "submit", submit)
+    return turns
+
+
+async def test_many_input_sets_are_checked_in_one_turn(clock: ManualClock, turns: list[None]) -> None:
+    """A batch waits as often for the threads with many sets as with one, unless they take long."""
+    taken = []
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
+        for count in (1, JOBS_BETWEEN_CHECKS):
+            turns.clear()
+            answer = await sent(api, {"workflow": BLUE, "input_sets": [[]] * count}, "/v1/batches")
+            assert (answer.status_code, len(answer.json()["jobs"])) == (202, count)
+            taken.append(len(turns))
+    assert taken[0] == taken[1]
+
+
+async def test_input_sets_that_take_long_are_checked_in_several_turns(
+    clock: ManualClock, turns: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sets that fill a turn each are checked in turns of their own, each once and in order."""
+    monkeypatch.setattr(batches, "PIECE_S", 0)
+    sets = [[{"node": "1", "field": "color", "value": number}] for number in range(20)]
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
+        jobs = (await sent(api, {"workflow": BLUE, "input_sets": sets}, "/v1/batches")).json()["jobs"]
+        records = [(await api.stores.jobs.read("default", job["job_id"])).record for job in jobs]
+    assert [record.inputs[0].value for record in records] == list(range(20))
+    assert len(turns) >= len(sets)
+
+
+async def test_the_first_invalid_input_set_is_named(clock: ManualClock) -> None:
+    """The answer points at the first invalid set, whatever finds the faults of later ones."""
+    unknown, known = ({"node": node, "field": "color", "value": 1} for node in ("9", "1"))
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, max_inputs=1)) as api:
+        for sets, pointer in (
+            ([[known], [unknown], [known, known]], "/input_sets/1/"),
+            ([[known], [known, known], [unknown]], "/input_sets/1"),
+        ):
+            refused = await sent(api, {"workflow": BLUE, "input_sets": sets}, "/v1/batches")
+            assert refused.status_code == 422
+            assert refused.json()["pointer"].startswith(pointer), refused.text
 
 
 async def test_a_batch_of_a_disconnected_client_is_not_prepared() -> None:
