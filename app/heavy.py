@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from storage.bucket.budget import current_owner
 from storage.fair_slots import FairSlots
@@ -21,7 +22,8 @@ SWITCH_S = 0.001
 THREADS = 2
 
 _EXECUTOR = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="heavy")
-_SLOTS = FairSlots(THREADS, each=THREADS - 1)
+_SLOTS: WeakKeyDictionary[asyncio.AbstractEventLoop, FairSlots] = WeakKeyDictionary()
+"""For each event loop of the process: a loop that ends before its threads do releases no slot."""
 
 
 def yield_soon() -> None:
@@ -31,8 +33,10 @@ def yield_soon() -> None:
 
 async def off_loop(work: Callable[..., T], *args: Any) -> T:
     """Run `work` in a thread. It must be bounded and do no I/O that can hang."""
-    leave = await _SLOTS.enter(current_owner())
-    running = asyncio.get_running_loop().run_in_executor(_EXECUTOR, work, *args)
+    loop = asyncio.get_running_loop()
+    slots = _SLOTS.setdefault(loop, FairSlots(THREADS, each=THREADS - 1))
+    leave = await slots.enter(current_owner())
+    running = loop.run_in_executor(_EXECUTOR, work, *args)
     # Not at the end of this call, which a client can cancel: the thread goes on, and its slot with it.
     running.add_done_callback(lambda _: leave())
     return await asyncio.shield(running)

@@ -67,8 +67,9 @@ class Cap(BaseModel):
 
     def excess(self, values: Mapping[str, float]) -> str | None:
         """Return why these values exceed the cap, or None if they do not."""
-        # Exact, because neither the product nor each integer needs to be in the range of a float.
-        found = math.prod(Fraction(values[name]) for name in self.inputs)
+        # Exact, because neither the product nor each integer needs to be in the range of a float, and of the decimals
+        # that were written: the float 1.1 is a little more than 1.1.
+        found = math.prod(Fraction(str(values[name])) for name in self.inputs)
         if found <= self.product:
             return None
         shown = round(found) if found < 10**18 else "more than 10^18"

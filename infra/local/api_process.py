@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import uvicorn
 
@@ -60,21 +61,24 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def server_config(app: Callable[..., Any]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory
+        ws="none",
+        backlog=ACCEPTED_AT_ONCE,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        server_header=False,
+        proxy_headers=False,  # links come from the setting `public_url`, never from a client's headers
+    )
+
+
 async def serve(settings: Settings, listener: socket.socket) -> None:
     async with local_stores(settings, api_s3_config(settings)) as stores:
         app = create_app(api_services(settings, stores, NoLauncher(), is_of_up=is_child(settings)))
-        config = uvicorn.Config(
-            app,
-            http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory
-            ws="none",
-            backlog=ACCEPTED_AT_ONCE,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=GRACEFUL_S,
-            server_header=False,
-            proxy_headers=False,  # links come from the setting `public_url`, never from a client's headers
-        )
-        server = _Server(config, settings, app.state.context.end_waits)
+        server = _Server(server_config(app), settings, app.state.context.end_waits)
         freeze_heap()
         # The worker of `up` checks this machine's clock, and the bucket's first LIST loads a client of 16 MB.
         if is_child(settings):

@@ -19,7 +19,9 @@ from starlette.routing import Route
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from infra.local.api_process import ACCEPTED_AT_ONCE, server_config
 from infra.local.guarded_http import Guard, GuardedProtocol, HeadLimits
+from infra.local.host import BACKLOG
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -688,3 +690,34 @@ async def test_a_pipelined_request_with_a_body_ends_the_connection() -> None:
         writer.write(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n")
         writer.write(b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\nbody")
         assert await _rest_of(connection) == b""
+
+
+class _CountingListener(socket.socket):
+    """Counts the calls of `accept` in one iteration of the event loop."""
+
+    calls = most = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if not self.calls:
+            asyncio.get_running_loop().call_soon(self._end_iteration)
+        self.calls += 1
+        self.most = max(self.most, self.calls)
+        return super().accept()
+
+    def _end_iteration(self) -> None:
+        self.calls = 0
+
+
+async def test_few_connections_are_accepted_at_once() -> None:
+    """Hundreds of clients that connect together do not fill an iteration of the loop."""
+    with _CountingListener() as listener, ExitStack() as clients:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
+        for _ in range(BACKLOG):
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        server = uvicorn.Server(server_config(Starlette()))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: len(server.server_state.connections) == BACKLOG)
+        server.should_exit = True
+        await serving
+    assert 1 < listener.most <= ACCEPTED_AT_ONCE

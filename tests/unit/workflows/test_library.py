@@ -239,4 +239,5 @@ def test_a_product_beyond_every_float_exceeds_a_cap() -> None:
     said = "a × b × c is more than 10^18, at most 64 is allowed: lower one of them"
     assert cap.excess({"a": 10**300, "b": 10**300, "c": 1.5}) == said
     assert cap.excess({"a": 10**300, "b": 10**300, "c": 0}) is None
+    assert cap.excess({"a": 1.6, "b": 40, "c": 1}) is None
     assert cap.excess({"a": 5, "b": 5, "c": 5}) == "a × b × c is 125, at most 64 is allowed: lower one of them"
