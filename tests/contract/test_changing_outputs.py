@@ -84,7 +84,7 @@ async def test_no_thread_reads_an_output_after_its_job(tmp_path: Path) -> None:
         await play.until_interrupted()
 
     async with stage(tmp_path, script) as on:
-        on.policy = replace(on.policy, uploads=UploadPolicy(max_output_bytes=2 * ENDLESS))
+        on.policy = replace(on.policy, uploads=UploadPolicy(max_output_bytes=2 * ENDLESS), last_uploads_s=0.1)
         ended = (await on.run(await on.claimed(timeout_s=1))).stored.record
         assert ended.status is Status.FAILED
         await until(lambda: not opened_below(tmp_path))
