@@ -123,11 +123,16 @@ async def shared_body(request: Request, key: Hashable, make: Callable[[], BaseMo
 
 async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel]]) -> Response:
     """Respond to an expensive GET. Concurrent requests for the same URL share one read."""
-    url, base = request.url, base_url(request)
 
     async def body() -> bytes:
         return (await make()).model_dump_json().encode()
 
+    return await shared_bytes(request, body)
+
+
+async def shared_bytes(request: Request, body: Callable[[], Awaitable[bytes]]) -> Response:
+    """Respond to an expensive GET as `shared_answer` does, with JSON that `body` renders."""
+    url, base = request.url, base_url(request)
     # The base is part of the key because the links repeat the request's host, which each client chooses.
     # Encoded once: each of the requests that wait would otherwise encode megabytes, all in the same turn of the loop.
     found = await context_of(request).shared.get(tenant_of(request), (url.path, url.query, base), body)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.api.context import Context, base_url, context_of, tenant_of
 from app.api.jobs import workflow_of_job
-from app.api.webhooks import deliveries_of, redeliver_event
+from app.api.webhooks import deliveries_of, delivery_view, redeliver_event
 from app.heavy import off_loop
 from app.ui.drawing import Drawing, drawing_of
 from app.ui.jobs import PICTURES
@@ -34,6 +34,8 @@ MOST_VALUE = 4_000
 """Characters of an input's value that the page shows."""
 MOST_VALUES, MOST_FILES = 200, 60
 """Inputs and input files that the page shows, of the many that a job may have."""
+MOST_DELIVERIES = 200
+"""Events whose deliveries the page shows, the newest ones; the API has all of them."""
 
 
 async def show(request: Request) -> Response:
@@ -80,17 +82,24 @@ async def logs(request: Request) -> Response:
 async def deliveries(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     record = (await context.stores.jobs.read(tenant, request.path_params["job_id"])).record
-    found = await deliveries_of(context, record)
-    return render(
-        request,
-        "fragments/job_deliveries.html",
-        job_id=record.job_id,
-        deliveries=found.deliveries,
-        receiver=(record.webhook_url or "").partition("?")[0],
-        is_open=not record.status.is_terminal,
-        is_pending=any(one.status == "pending" for one in found.deliveries)
-        or (len(found.deliveries) < len(record.events) and _has_just_ended(record, context.stores.clock.now())),
-    )
+    events = record.events[-MOST_DELIVERIES:]
+    found = await deliveries_of(context, record, events)
+
+    def rendered() -> Response:
+        return render(
+            request,
+            "fragments/job_deliveries.html",
+            job_id=record.job_id,
+            deliveries=[delivery_view(one) for one in found],
+            is_cut=len(events) < len(record.events),
+            receiver=(record.webhook_url or "").partition("?")[0],
+            is_open=not record.status.is_terminal,
+            is_pending=any(one.status == "pending" for one in found)
+            or (len(found) < len(events) and _has_just_ended(record, context.stores.clock.now())),
+        )
+
+    # In the thread, because the deliveries may have thousands of attempts.
+    return await off_loop(rendered)
 
 
 def _has_just_ended(record: JobRecord, now: datetime) -> bool:
@@ -174,7 +183,7 @@ def _drawing(stored: StoredJob, inputs: tuple[Input, ...], canvas: bytes | None)
 ROUTES = (
     page("/jobs/{job_id}", show, "show_job", holds_documents=True),
     page("/jobs/{job_id}/logs", logs, "job_logs", holds_documents=True),
-    page("/jobs/{job_id}/deliveries", deliveries, "job_deliveries"),
+    page("/jobs/{job_id}/deliveries", deliveries, "job_deliveries", holds_documents=True),
     page("/jobs/{job_id}/workflow", workflow, "job_workflow", holds_documents=True),
     action("/jobs/{job_id}/deliveries/{event_id}/redeliver", redeliver, "redeliver"),
 )

@@ -31,8 +31,9 @@ def page(
 ) -> Route:
     """Return the route of a page. `path` is below the root of the pages.
 
-    With `holds_documents` it waits for one of `MOST_PAGES` places: it holds outputs, a graph, inputs or a log. A stream
-    is for scripts of our pages alone: a page of another origin could hold some of the key's by windows that it opens.
+    With `holds_documents` it waits for one of `MOST_PAGES` places: it holds outputs, a graph, inputs, deliveries or a
+    log. A stream is for scripts of our pages alone: a page of another origin could hold some of the key's by windows
+    that it opens.
     """
 
     async def respond(request: Request) -> Response:

@@ -12,6 +12,7 @@ import pytest
 
 from comfyui_modal_client import ApiUnreachable, Client, ClientError, DownloadFailed, NotFound, WaitTimedOut
 from comfyui_modal_client._events import Following
+from comfyui_modal_client._operations import MOST_PAGES
 from infra.cli.following import follow
 from infra.cli.output import REFUSED, Terminal
 from tests.support.client_answers import MADE, TERMINAL, document, output_at
@@ -252,6 +253,25 @@ async def test_answers_of_another_shape_are_client_errors(open_client: OpenClien
             for ask in (client.wait("j"), client.deliveries("j"), client.health()):
                 with pytest.raises(ClientError):
                     await ask
+
+
+async def test_a_list_of_pages_is_read_to_its_end(open_client: OpenClient) -> None:
+    """`deliveries` follows the cursor, also of an API without one, and no further than `MOST_PAGES`."""
+    pages = ({"deliveries": [{"sequence": 1}], "next_cursor": "1"}, {"deliveries": [{"sequence": 2}]})
+    with scripted_http(*map(document, pages)) as server:
+        async with open_client(server.url) as client:
+            assert await client.deliveries("j") == [{"sequence": 1}, {"sequence": 2}]
+    path = "/v1/jobs/j/deliveries"
+    assert [request.path for request in server.received] == [path, f"{path}?cursor=1"]
+    for bad, requests in (
+        ({"deliveries": [], "next_cursor": 5}, 1),
+        ({"deliveries": [], "next_cursor": "1"}, MOST_PAGES),
+    ):
+        with scripted_http(document(bad)) as server:
+            async with open_client(server.url) as client:
+                with pytest.raises(ApiUnreachable):
+                    await client.deliveries("j")
+        assert len(server.received) == requests
 
 
 @pytest.mark.parametrize(

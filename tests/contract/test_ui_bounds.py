@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from app.config import ApiConfig
+from app.ui import job
 from app.ui.job import MOST_VALUE, MOST_VALUES
 from app.ui.keys import KEYS_OF_TENANT
 from app.ui.live import MOST_OUTPUTS
@@ -22,6 +23,7 @@ from storage.jobs.models import Input
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.browsers import Browser, browser_of, logged_in
 from tests.support.counted_bucket import CountedBucket
+from tests.support.post import Post
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
 
@@ -75,6 +77,20 @@ async def test_outputs_come_from_the_bucket_alone(memory_api: Api) -> None:
             assert answer.status_code == 200
             is_page = answer.headers["content-type"].startswith("text/html")
             assert is_page or answer.headers["content-disposition"].startswith("attachment"), name
+
+
+async def test_the_newest_deliveries_of_a_job_are_shown(
+    memory_api: Api, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of a job shows its newest deliveries, and says that there are others."""
+    monkeypatch.setattr(job, "MOST_DELIVERIES", 2)
+    post = Post(memory_api.objects, clock)
+    record = await post.completed("queued", "started", "completed")
+    await post.send()
+    async with logged_in(memory_api) as browser:
+        page = (await browser.get(f"/ui/jobs/{record.job_id}/deliveries")).text
+    assert re.findall(r"<b>([^<]*)</b> <span class", page) == ["job.started.v1", "job.completed.v1"]
+    assert "The newest deliveries" in page
 
 
 async def test_another_page_embeds_none_of_ours(memory_api: Api) -> None:

@@ -1,6 +1,7 @@
 """Deliveries, dead letters, tests and schemas of webhooks over HTTP, on a clock that the test controls."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import cast
@@ -8,6 +9,7 @@ from typing import cast
 import httpx
 import pytest
 
+from app.api import webhooks
 from app.config import ApiConfig
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
@@ -15,6 +17,7 @@ from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock, SystemClock
 from storage.index_keys import OUTBOX
 from storage.jobs.models import ProgressDetails
+from storage.webhooks.deliveries import Delivery
 from storage.webhooks.endpoints import EndpointStore
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
@@ -44,7 +47,7 @@ async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
     document = {"workflow": BLUE, "webhook_url": f"{URL}?token=secret", "webhook_events": ["queued"]}
     job_id = (await server.client.post("/v1/jobs", json=document)).json()["job_id"]
     path = f"/v1/jobs/{job_id}/deliveries"
-    assert (await server.client.get(path)).json() == {"deliveries": []}
+    assert (await server.client.get(path)).json() == {"deliveries": [], "next_cursor": None}
     await post.send()
     (delivery,) = (await server.client.get(path)).json()["deliveries"]
     assert (delivery["status"], delivery["url"], len(delivery["attempts"])) == ("delivered", f"{URL}?…", 1)
@@ -99,6 +102,46 @@ async def test_the_end_is_shown_after_much_progress(api: tuple[Api, Post]) -> No
     shown = (await server.client.get(path)).json()["deliveries"]
     assert [delivery["type"] for delivery in shown] == ["comfyui.job.completed.v1"]
     assert (await server.client.post(f"{path}/{progress[0]['id']}/redeliver")).status_code == 404
+
+
+async def test_deliveries_are_listed_in_pages(api: tuple[Api, Post]) -> None:
+    """A job's deliveries are listed page by page, oldest first, and a page reads no others."""
+    server, post = api
+    record = await post.completed("queued", "started", "completed")
+    await post.send()
+    path, objects = f"/v1/jobs/{record.job_id}/deliveries", cast(MemoryObjectStore, post.objects)
+    objects.requests.clear()
+    first = (await server.client.get(f"{path}?limit=2")).json()
+    assert objects.requests["GET"] == 3  # the record, and two deliveries
+    rest = (await server.client.get(f"{path}?limit=2&cursor={first['next_cursor']}")).json()
+    sequences = [delivery["sequence"] for page in (first, rest) for delivery in page["deliveries"]]
+    assert (sequences, len(first["deliveries"]), rest["next_cursor"]) == ([1, 2, 3], 2, None)
+    for cursor in ("x", "0", "-1", "9" * 5_000):
+        refused = await server.client.get(f"{path}?cursor={cursor}")
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-cursor")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}/deliveries", "/v1/dead-letters"])
+async def test_many_attempts_are_rendered_off_the_event_loop(
+    api: tuple[Api, Post], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A page of deliveries with many attempts is rendered in a thread, one with few on the event loop."""
+    server, post = api
+    record = await post.completed("completed")
+    post.receiver.answers = [Answer(415, 5)]
+    await post.send()
+    threads, known = [], webhooks.delivery_view
+
+    def view(delivery: Delivery) -> webhooks.DeliveryView:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return known(delivery)
+
+    monkeypatch.setattr(webhooks, "delivery_view", view)
+    few = (await server.client.get(path.format(record.job_id))).json()
+    monkeypatch.setattr(webhooks, "MOST_ON_LOOP", 0)
+    assert (await server.client.get(path.format(record.job_id))).json() == few
+    assert threads[1:] == ["heavy"]
+    assert threads[0] != "heavy"
 
 
 async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:

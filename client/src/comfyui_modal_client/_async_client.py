@@ -202,7 +202,7 @@ class AsyncClient:
         return await self._run(op.answer_of(call))
 
     async def deliveries(self, job_id: str) -> list[Json]:
-        return await self._run(op.get_rows(op.job_path(job_id, "deliveries"), "deliveries"))
+        return await self._run(op.get_pages(op.job_path(job_id, "deliveries"), "deliveries"))
 
     async def redeliver(self, job_id: str, event_id: str) -> Json:
         path = op.job_path(job_id, "deliveries", event_id, "redeliver")

@@ -299,7 +299,7 @@ class Client:
 
     def deliveries(self, job_id: str) -> list[Json]:
         """Return the deliveries of a job's events, each with its `attempts`."""
-        return self._run(op.get_rows(op.job_path(job_id, "deliveries"), "deliveries"))
+        return self._run(op.get_pages(op.job_path(job_id, "deliveries"), "deliveries"))
 
     def redeliver(self, job_id: str, event_id: str) -> Json:
         """Send one of a job's events once more, with the same id, and return its delivery."""

@@ -33,6 +33,8 @@ A proxy or cache may answer at once in place of the API.
 """
 CHANGED_PAUSE_S = 0.1
 """The same for an answer with a change. The API stores at most one progress a second."""
+MOST_PAGES = 100
+"""Pages of a list that are read to its end. An API that repeats its cursor would be asked without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,19 @@ def get_rows(path: str, name: str) -> Plan[list[Json]]:
     document: Json = yield from get(path)
     rows: list[Json] = member(document, name, list)
     return rows
+
+
+def get_pages(path: str, name: str) -> Plan[list[Json]]:
+    """The rows of all pages of a list. Raises `ApiUnreachable` beyond `MOST_PAGES`."""
+    rows: list[Json] = []
+    cursor = None
+    for _ in range(MOST_PAGES):
+        document: Json = yield from get(path, {"cursor": cursor})
+        rows += member(document, name, list)
+        if document.get("next_cursor") is None:
+            return rows
+        cursor = member(document, "next_cursor", str)
+    raise ApiUnreachable(f"the list of `{name}` has more than {MOST_PAGES} pages: is it the URL of this API?")
 
 
 def logs(job_id: str, attempt: int | None) -> Plan[str]:
