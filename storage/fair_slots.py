@@ -40,14 +40,20 @@ class FairSlots:
         finally:
             leave()
 
+    def enter_now(self, key: str) -> Callable[[], None] | None:
+        """Do as `enter` if a slot is free for the key; else return None."""
+        if not self._may_take(key):
+            return None
+        self._take(key)
+        return partial(self._leave, key)
+
     async def enter(self, key: str) -> Callable[[], None]:
         """Take a slot and return the function that releases it, to be called once. Raises `NoSlot`."""
         await self._enter(key)
         return partial(self._leave, key)
 
     async def _enter(self, key: str) -> None:
-        # If a slot is free, every waiting key is at its own limit, so this caller overtakes no other.
-        if self._free and self._held[key] < self._each:
+        if self._may_take(key):
             self._take(key)
             return
         queue = self._waiting.setdefault(key, deque())
@@ -67,6 +73,10 @@ class FairSlots:
             if isinstance(error, TimeoutError):
                 raise NoSlot(f"none got free within {self._wait_s:g} s") from None
             raise
+
+    def _may_take(self, key: str) -> bool:
+        # If a slot is free, every waiting key is at its own limit, so a caller with this key overtakes no other.
+        return self._free > 0 and self._held[key] < self._each
 
     def _take(self, key: str) -> None:
         self._free -= 1

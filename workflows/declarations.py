@@ -109,7 +109,8 @@ class InputDeclaration:
         found: dict[str, list[InputDeclaration]] = {}
         for option in listed if isinstance(listed, list) else ():
             if isinstance(option, Mapping) and isinstance(key := option.get("key"), str):
-                parts = declared_inputs(option.get("inputs") or {}, f"{self.name}.").values()
+                inputs = option.get("inputs")
+                parts = declared_inputs(inputs if isinstance(inputs, Mapping) else {}, f"{self.name}.").values()
                 # ComfyUI validates a nested dynamic combo only if it is given.
                 found.setdefault(key, []).extend(
                     replace(part, required=False) if part.is_dynamic_combo else part for part in parts

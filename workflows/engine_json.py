@@ -12,8 +12,7 @@ from typing import Any
 from workflows.json_weight import weight
 
 MAX_ENGINE_WEIGHT = 32 * 1024 * 1024
-"""Default maximum `weight` of a text, and so of its bytes, since lists in lists take 70 times their bytes of memory.
-The object_info of ComfyUI's own nodes weighs 2.5 MB."""
+"""Default maximum `weight` of a text, and so of its bytes, since lists in lists take 70 times their bytes of memory."""
 
 LONGEST_INTEGER = 4_300
 """Maximum characters of an integer: Python raises ValueError for a longer one, as if the whole text were not JSON."""

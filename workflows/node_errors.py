@@ -39,9 +39,11 @@ def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
         names_left -= len(outputs)
         for reason in listed(error, "errors")[:MOST_NODES]:
             if isinstance(reason, Mapping):
-                fits = _weight(reason) <= errors_left
-                kept = reason if fits else {"type": str(reason.get("type"))[:100]}
-                errors_left -= _weight(kept)
+                kept = reason
+                if (size := _weight(reason)) > errors_left:
+                    kept = {"type": str(reason.get("type"))[:100]}
+                    size = _weight(kept)
+                errors_left -= size
                 if errors_left < 0:
                     break
                 reasons.append(kept)

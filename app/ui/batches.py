@@ -49,7 +49,7 @@ async def show_one(request: Request) -> Response:
         template = "fragments/batch.html" if is_fragment(request) else "batch.html"
         return render(request, template, batch=batch, members=members, wanted=wanted)
 
-    # In the thread, because there may be a thousand jobs.
+    # In a thread, because there may be a thousand jobs.
     return await off_loop(rendered)
 
 

@@ -58,7 +58,7 @@ async def show(request: Request) -> Response:
             has_receiver=record.webhook_url is not None,
         )
 
-    # In the thread: a graph, the inputs and a thousand outputs may have megabytes.
+    # In a thread: a graph, the inputs and a thousand outputs may have megabytes.
     return await off_loop(rendered)
 
 
@@ -98,7 +98,7 @@ async def deliveries(request: Request) -> Response:
             or (len(found) < len(events) and _has_just_ended(record, context.stores.clock.now())),
         )
 
-    # In the thread, because the deliveries may have thousands of attempts.
+    # In a thread, because the deliveries may have thousands of attempts.
     return await off_loop(rendered)
 
 

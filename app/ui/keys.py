@@ -173,7 +173,7 @@ async def _shown(request: Request, all_records: Sequence[KeyRecord], *, new_key:
             now=now,
         )
 
-    # In the thread, because an operator sees the keys of all tenants.
+    # In a thread, because an operator sees the keys of all tenants.
     return await off_loop(rendered)
 
 

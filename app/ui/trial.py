@@ -50,7 +50,7 @@ async def show(request: Request) -> Response:
     earlier = Earlier()
     if job_id is not None:
         earlier = await _of_job(context_of(request), tenant_of(request), job_id)
-    # In the thread, because the graph may have a megabyte to escape.
+    # In a thread, because the graph may have a megabyte to escape.
     return await off_loop(_page(request, earlier.graph, None, earlier.uploads))
 
 
@@ -63,7 +63,7 @@ async def check(request: Request) -> Response:
             checked = await check_graph(context, principal_of(request), body, document, fields)
     except Problem as problem:
         checked = Checked(problem=problem)
-    # In the thread, because a drawing may have thousands of boxes.
+    # In a thread, because a drawing may have thousands of boxes.
     if is_fragment(request):
         return await off_loop(partial(render, request, "fragments/checked.html", checked=checked))
     return await off_loop(_page(request, fields.get("graph", ""), checked))

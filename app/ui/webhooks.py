@@ -53,7 +53,7 @@ async def show(request: Request) -> Response:
             now=context.stores.clock.now(),
         )
 
-    # In the thread, because a page of dead letters may have thousands of attempts.
+    # In a thread, because a page of dead letters may have thousands of attempts.
     return await off_loop(rendered)
 
 

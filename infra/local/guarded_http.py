@@ -272,12 +272,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(*LONG_PATH)
         if len(self.pipeline) >= limits.max_pipelined:
             self._stop(*TOO_MANY)
-        before = self.cycle
         super().on_headers_complete()  # may raise for the URL, which is then refused as part of a head
         self._await_no_more()
-        if self.cycle is not before:  # otherwise the request is an upgrade, which has no cycle
-            self.cycle.transport = _CycleTransport(self.transport, self.cycle)
-            self._expect_body()
+        self.cycle.transport = _CycleTransport(self.transport, self.cycle)
+        self._expect_body()
         self.flow.resume_reading()  # uvicorn pauses it for a pipelined request, and would not see the client's end
 
     def _expect_body(self) -> None:

@@ -223,7 +223,7 @@ class EndpointStore:
     async def _found(self, key: str) -> StoredObject | None:
         try:
             return await self._objects.get(key)
-        except ObjectNotFound:  # a sweep deleted it after the LIST
+        except ObjectNotFound:  # a sweep deleted it, or no event was sent there yet
             return None
 
     async def _listed(self, tenant: str, at_most: int) -> set[str]:

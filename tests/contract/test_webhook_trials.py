@@ -1,6 +1,7 @@
 """An event until it is delivered or given up: attempts, circuit breakers, dead letters and replays."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ from app.api.events import EventRenderer
 from app.api.job_view import QUICKLY_SHOWN
 from app.config import ApiConfig
 from storage.jobs.index import event_ref
+from storage.jobs.record import JobRecord
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.webhooks.signing import Signer
 from tests.support.post import DOWN, OK, URL, Post, Receiver
@@ -162,6 +164,9 @@ async def test_large_events_wait_without_their_content(post: Post) -> None:
     post.deliverer = post.new_deliverer()
     sending = asyncio.create_task(post.send())
     await until(lambda: begun == {"busy": LARGE_OF_TENANT, "other": 1})
+    gc.collect()
+    records = [one for one in gc.get_objects() if isinstance(one, JobRecord) and one.tenant == "busy"]
+    assert len(records) == LARGE_OF_TENANT
     is_free.set()
     await sending
     assert begun["busy"] == LARGE_OF_TENANT + 3

@@ -74,20 +74,20 @@ class ComfyHttp:
     def _request(self, method: str, path: str, **options: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self._session.request(method, self._base + path, allow_redirects=False, **options)
 
-    async def get_json(self, path: str) -> dict[str, Any]:
+    async def get_json(self, path: str, *, max_weight: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
         """Return the JSON object of a 200. Raises `EngineUnavailable` for any other response."""
-        answer = await self.find_json(path)
+        answer = await self.find_json(path, max_weight=max_weight)
         if answer is None:
             raise EngineUnavailable(f"GET {path}: there is no such route")
         return answer
 
-    async def find_json(self, path: str) -> dict[str, Any] | None:
+    async def find_json(self, path: str, *, max_weight: int = MAX_ANSWER_BYTES) -> dict[str, Any] | None:
         """Do as `get_json`, but return None if the server has no such route."""
         async with _translated(f"GET {path}"), self._request("GET", path) as response:
             if response.status == 404:
                 return None
             response.raise_for_status()
-            answer = await _parsed(response)
+            answer = await _parsed(response, max_weight)
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"GET {path}: the answer is not a JSON object")
         return answer
@@ -153,7 +153,7 @@ def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
         return None
 
 
-async def _parsed(response: aiohttp.ClientResponse) -> Any:
+async def _parsed(response: aiohttp.ClientResponse, max_weight: int = MAX_ANSWER_BYTES) -> Any:
     """Read a JSON response strictly; return the text if it is not JSON. Raises `AnswerTooLarge`."""
     request, content = f"{response.method} {response.url.path}", bytearray()
     async for chunk in response.content.iter_any():
@@ -163,7 +163,7 @@ async def _parsed(response: aiohttp.ClientResponse) -> Any:
     try:
         if len(content) <= PARSED_AT_ONCE:
             return engine_json.parsed(content)
-        return await asyncio.to_thread(engine_json.parsed, content)
+        return await asyncio.to_thread(engine_json.parsed, content, max_weight=max_weight)
     except engine_json.TooHeavy as error:
         raise AnswerTooLarge(f"{request}: too many values in the JSON: {error}") from error
     except (ValueError, RecursionError):

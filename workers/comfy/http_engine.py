@@ -30,6 +30,9 @@ PONG_TIMEOUT_S = 120.0
 """Seconds for a pong, since ComfyUI's event loop can be blocked while a model loads."""
 CLOSE_TIMEOUT_S = 1.0
 """Seconds for the peer's part of the closing handshake, which a half-open socket never sends."""
+MAX_DECLARATIONS_WEIGHT = 2 * MAX_ANSWER_BYTES
+"""Maximum weight of object_info, which hundreds of node packs fill, and with many short names. Its bytes have the limit
+of other answers. That of ComfyUI's own nodes weighs 3.4 MB."""
 MAX_QUEUE = 1
 """Frames beyond which the library stops reading, since each may have `MAX_ANSWER_BYTES`. Its default is 16."""
 
@@ -160,7 +163,7 @@ class HttpEngine:
         return PromptQueue(_ids(queue.get("queue_running")), _ids(queue.get("queue_pending")))
 
     async def object_info(self) -> dict[str, Any]:
-        return await self._http.get_json("/object_info")
+        return await self._http.get_json("/object_info", max_weight=MAX_DECLARATIONS_WEIGHT)
 
     async def declarations(self) -> dict[str, Any]:
         info = await self.object_info()

@@ -80,9 +80,14 @@ class Deliverer:
         found = await self._stores.outbox.find(entry)
         if isinstance(found, str) or not self._renderer.is_large(found):
             return await self._deliver(entry, found)
-        del found  # while it waits
-        async with self._large.slot(entry.ref.tenant):
-            return await self._deliver(entry, await self._stores.outbox.find(entry))
+        if (leave := self._large.enter_now(entry.ref.tenant)) is None:
+            del found  # read again when its turn comes, so that it takes no memory meanwhile
+            leave = await self._large.enter(entry.ref.tenant)
+            found = await self._stores.outbox.find(entry)
+        try:
+            return await self._deliver(entry, found)
+        finally:
+            leave()
 
     async def _deliver(self, entry: OutboxEntry, found: Found) -> Result:
         if found == "later":

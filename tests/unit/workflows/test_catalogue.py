@@ -406,7 +406,9 @@ def test_the_choice_of_a_dynamic_combo_decides_the_required_inputs(inputs: dict[
     modes = [{"key": "off", "inputs": {}}, {"key": "on", "inputs": {"optional": {"size": ["INT"]}}}]
     large = {"count": ["INT", {"max": 9}], "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": modes}]}
     options = [{"key": "small", "inputs": {}}, {"key": "large", "inputs": {"required": large}}]
-    declared = {"required": {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": options}]}}
+    declared = {
+        "required": {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": [*options, {"key": "odd", "inputs": "none"}]}]}
+    }
     catalogue = Catalogue({"Makes": {"input": declared, "output_node": True}})
     report = catalogue.check(parse_graph({"1": {"class_type": "Makes", "inputs": inputs}}))
     assert [fault.code for fault in report.faults] == codes
