@@ -8,8 +8,8 @@ Candidates are ordered by key: higher priority first, then older first. After a 
 it wins again, picks a random candidate of the best priority instead of the first. One that lost a job which it had read
 ahead does so for its next `SPREAD_FOR` candidates, since the others read ahead as well.
 
-A queue key is written before its record. One whose record did not exist is passed over until it is twice as old, unless
-no other job can be claimed, so that the keys of unfinished submissions do not delay the jobs behind them.
+A queue key is written before its record. One without a record costs a claim two reads; keys of the claim are written
+ahead again once a record was found.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from storage.bucket.objects import KeyPage, ObjectStore
 from storage.clock import Clock
@@ -39,9 +39,6 @@ CANDIDATES = 20
 
 SPREAD_FOR = 20
 """How many candidates are picked at random after one was lost, so that workers do not all prepare the same job."""
-
-PASSED_OVER = timedelta(seconds=0.1)
-"""The shortest time for which a queue key without a record is passed over."""
 
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
@@ -80,29 +77,21 @@ class JobQueue:
         self._chance = chance or random.Random()  # noqa: S311  spreads load, guards nothing
         self._losses = 0
         self._spread_left = 0
-        self._passed_over: dict[str, datetime] = {}
-        """Queue keys without a record, and until when they are passed over."""
         self._was_missing = False
         """Whether the last key that was read had no record: keys of the next claim would often be wasted."""
 
     async def claim(self, pool: str, worker: str, runtime: Runtime | None = None) -> StoredJob | None:
         """Claim the best queued job under this worker's lease; return None if no job can be claimed."""
         claimant = _Claimant(worker, runtime)
-        passed_over: list[QueueEntry] = []
         after, more = "", True
         while more:
             page = await self._objects.list(queue_prefix(pool), after=after, limit=CANDIDATES)
-            entries = await self._entries(page.keys)
-            to_try = self._to_try(entries)
-            passed_over += [entry for entry in entries if entry not in to_try]
-            claimed = await self._claim_one(to_try, claimant)
+            claimed = await self._claim_one(await self._entries(page.keys), claimant)
             if claimed is not None:
                 return claimed
             # Every key of this page was stale or lost; the jobs behind them must not starve.
             after, more = page.keys[-1] if page.keys else "", page.more
-        # The records of the newest ones are the likeliest to exist by now.
-        newest = sorted(passed_over, key=lambda entry: entry.created_at)[-CANDIDATES:]
-        return await self._claim_one(sorted(newest, key=lambda entry: entry.key), claimant)
+        return None
 
     async def look(self, pool: str) -> list[QueueEntry]:
         """Return the first page of the queue, best first."""
@@ -111,7 +100,6 @@ class JobQueue:
 
     async def candidate(self, entries: list[QueueEntry]) -> Candidate | None:
         """Read the job that would be claimed first, and write the keys of its claim; None if none is queued."""
-        entries = self._to_try(entries)
         self._spread_left = max(0, self._spread_left - 1)
         while entries:
             entry = entries.pop(self._choice(entries))
@@ -155,12 +143,6 @@ class JobQueue:
         place = bisect_left(page.keys, queue_key(record)) + 1
         return None if place > len(page.keys) and page.more else place
 
-    def _to_try(self, entries: Sequence[QueueEntry]) -> list[QueueEntry]:
-        """Return the entries that are not passed over."""
-        now = self._clock.now()
-        self._passed_over = {key: until for key, until in self._passed_over.items() if until > now}
-        return [entry for entry in entries if entry.key not in self._passed_over]
-
     async def _claim_one(self, candidates: list[QueueEntry], claimant: _Claimant) -> StoredJob | None:
         while candidates:
             claimed = await self._try(candidates.pop(self._choice(candidates)), claimant)
@@ -203,9 +185,7 @@ class JobQueue:
         except JobNotFound as missing:
             self._was_missing = True
             # A queue key is written before its record, so a young one may precede a commit.
-            now = self._clock.now()
-            self._passed_over[entry.key] = now + max(now - entry.created_at, PASSED_OVER)
-            is_old = now - entry.created_at > YOUNG
+            is_old = self._clock.now() - entry.created_at > YOUNG
             if is_old and await self._jobs.is_missing(entry.tenant, entry.job_id, missing):
                 await self._objects.delete(entry.key)
         except RecordUnreadable as error:

@@ -57,14 +57,6 @@ async def test_stale_index_keys_are_dropped_and_count_as_no_job(shop: Shop) -> N
     assert stale not in await shop.keys(QUEUE)
 
 
-async def test_a_queue_key_without_a_job_requests_no_worker(shop: Shop) -> None:
-    """No worker is requested for a submission that has not been accepted yet, however long it takes."""
-    await shop.objects.put(queue_key(a_job(created_at=shop.clock.now())), b"")
-    shop.pass_time(5 * 60)
-    assert not await shop.reaper.sweep()
-    assert len(await shop.keys(QUEUE)) == 1
-
-
 async def test_permanent_workers_need_no_tickets(objects: ObjectStore, clock: ManualClock) -> None:
     """No worker is requested where permanent workers poll the queue."""
     shop = Shop(objects, clock, NoLauncher())

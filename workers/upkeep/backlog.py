@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_CHECKED = 100
 """Maximum jobs checked, and tickets spawned, per pool and sweep."""
 
-WAITS, FAILED, DROPPED, UNREADABLE, UNACCEPTED = "waits", "failed", "dropped", "unreadable", "unaccepted"
+WAITS, FAILED, DROPPED, UNREADABLE = "waits", "failed", "dropped", "unreadable"
 """Results of the check of one queue key."""
 AFTER_ALL = "~"
 """Sorts after every queue key of a pool, since these begin with digits."""
@@ -106,10 +106,9 @@ class Backlog:
             except PreconditionFailed:  # a worker claims the job; the next sweep decides again
                 return WAITS
             except JobNotFound as missing:
+                is_young = self._stores.clock.now() - entry.created_at <= YOUNG  # the key may precede the commit
                 # Without its key, a job would wait for its timer, which is due a day after its creation or later.
-                if self._stores.clock.now() - entry.created_at <= YOUNG:
-                    return UNACCEPTED  # the key may precede the commit, and its submission then requests a worker
-                if not await self._stores.jobs.is_missing(entry.tenant, entry.job_id, missing):
+                if is_young or not await self._stores.jobs.is_missing(entry.tenant, entry.job_id, missing):
                     return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)
