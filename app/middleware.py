@@ -16,7 +16,7 @@ from app.auth import COMFY_V2_HEALTH, NO_TENANT, Doorkeeper, Principal, needs_ke
 from app.body.large import TenantCount
 from app.loop_shares import LoopShares, metered
 from app.problems import Problem
-from app.turns import LoopTurns
+from app.turns import LoopTurns, NoTurn
 from storage.bucket.budget import budget_of
 from storage.fair_slots import NoSlot
 
@@ -130,7 +130,11 @@ class AuthMiddleware:
             except Problem as problem:
                 app = problem.response()
         scope.setdefault("state", {})["group"] = tenant
-        await self._turns.turn(tenant)
+        try:
+            await self._turns.turn(tenant)
+        except NoTurn:
+            detail = "a thousand requests wait to begin already, yours or those of all clients without a key"
+            app = Problem("too-many-requests", detail, headers={"Retry-After": "1"}).response()
         await app(scope, receive, send)
 
 

@@ -9,13 +9,21 @@ from collections import deque
 
 AT_ONCE = 2
 """Requests of a group that begin in one iteration."""
+MOST_WAITING = 1_000
+"""Requests of a group that wait for their turn. Each holds its connection and what has arrived of its body, also when
+its client has gone: a body that is long is not read further, and only a read tells that a client has gone."""
+
+
+class NoTurn(Exception):
+    """`MOST_WAITING` requests of the group wait already."""
 
 
 class LoopTurns:
     """An instance belongs to one event loop. A group without waiting requests costs one callback per iteration."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, at_once: int = AT_ONCE, *, most_waiting: int = MOST_WAITING) -> None:
         self._at_once = at_once
+        self._most_waiting = most_waiting
         self._begun: dict[str, int] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
@@ -23,7 +31,10 @@ class LoopTurns:
         return not self._begun and not self._waiting
 
     async def turn(self, group: str) -> None:
-        """Return at once if few other requests of the group have begun in this iteration, else in a later one."""
+        """Return at once if few other requests of the group have begun in this iteration, else in a later one.
+
+        Raises `NoTurn`.
+        """
         loop = asyncio.get_running_loop()
         begun = self._begun.get(group)
         if begun is None:
@@ -32,8 +43,11 @@ class LoopTurns:
         if begun is None or begun < self._at_once:
             self._begun[group] = 1 + (begun or 0)
             return
+        waiting = self._waiting.setdefault(group, deque())
+        if len(waiting) >= self._most_waiting:
+            raise NoTurn
         turn = loop.create_future()
-        self._waiting.setdefault(group, deque()).append(turn)
+        waiting.append(turn)
         await turn
 
     def _pass_on(self, group: str) -> None:

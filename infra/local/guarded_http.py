@@ -70,6 +70,8 @@ class HeadLimits:
     max_pipelined: int = 1
     """Requests that one connection may queue behind the current one, with their parsed heads. A client whose answer
     has come in full may send its next request before the application returns."""
+    read_bytes: int = 64 * 1024
+    """Bytes that one read takes, a quarter of asyncio's default: a request that has not begun holds them."""
     write_s: float = 30.0
     min_read_bytes: int = 32 * 1024
     """A client that takes less of a pending answer than this in `write_s` is disconnected."""
@@ -169,6 +171,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = self._guard.limits.read_bytes  # type: ignore[attr-defined]  # of asyncio's transport
         self._bound_sending(transport.get_extra_info("socket"))
         self._await_head()
         self._guard.make_room(self.loop.time())

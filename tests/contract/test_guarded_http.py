@@ -692,6 +692,17 @@ async def test_a_pipelined_request_with_a_body_ends_the_connection() -> None:
         assert await _rest_of(connection) == b""
 
 
+async def test_a_request_that_reads_nothing_holds_little_of_its_body() -> None:
+    """Of a body that nobody reads, one read beyond uvicorn's limit is held, however much arrives at once."""
+    limits = HeadLimits()
+    async with _server(limits) as (connect, guard):
+        _, writer = await connect()
+        writer.write(b"POST /slow HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n" % LARGE + b"x" * LARGE)
+        await until(lambda: guard.calls["body bytes"] > HIGH_WATER_LIMIT)
+        await asyncio.sleep(0.1)
+        assert guard.calls["body bytes"] <= HIGH_WATER_LIMIT + limits.read_bytes
+
+
 class _CountingListener(socket.socket):
     """Counts the calls of `accept` in one iteration of the event loop."""
 

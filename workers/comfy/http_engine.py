@@ -36,8 +36,19 @@ of other answers. That of ComfyUI's own nodes weighs 3.4 MB."""
 MAX_QUEUE = 1
 """Frames beyond which the library stops reading, since each may have `MAX_ANSWER_BYTES`. Its default is 16."""
 
+MOST_UNSENT = 32 * 1024
+"""Bytes written to a socket that the engine has not read, from which on it is aborted."""
+
 WITHDRAW_TRIES = 20
 WITHDRAW_EVERY_S = 0.25
+
+
+class _Socket(ClientConnection):
+    def pause_writing(self) -> None:
+        """Abort the connection: more than `MOST_UNSENT` waits to be read."""
+        # Beyond one short message a worker sends answers to pings alone. The library writes them without a limit, and
+        # its `close` would wait until they are read.
+        self.transport.abort()
 
 
 class HttpEngine:
@@ -108,7 +119,11 @@ class HttpEngine:
         try:
             yield _messages(socket)
         finally:
-            await socket.close()
+            try:
+                async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+                    await socket.close()
+            except TimeoutError:
+                socket.transport.abort()
 
     async def _open_socket(self, path: str) -> ClientConnection:
         options: dict[str, Any] = {
@@ -119,6 +134,8 @@ class HttpEngine:
             "ping_interval": PING_INTERVAL_S,
             "ping_timeout": PONG_TIMEOUT_S,
             "close_timeout": CLOSE_TIMEOUT_S,
+            "write_limit": MOST_UNSENT,
+            "create_connection": _Socket,
         }
         try:
             unix = socket_of(self.url)

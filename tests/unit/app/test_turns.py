@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.auth import Doorkeeper
 from app.config import ApiConfig
 from app.middleware import AuthMiddleware
-from app.turns import AT_ONCE, LoopTurns
+from app.turns import AT_ONCE, LoopTurns, NoTurn
 from storage.access.key_store import ApiKeyStore, new_record
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
@@ -109,3 +109,13 @@ async def _receive() -> Message:
 
 async def _send(_: Message) -> None:
     return
+
+
+async def test_the_requests_that_wait_are_limited() -> None:
+    """A group has a limit for the requests that wait for their turn, which says nothing about other groups."""
+    turns = LoopTurns(most_waiting=3)
+    waiting = [asyncio.create_task(turns.turn("a")) for _ in range(AT_ONCE + 4)]
+    other = asyncio.create_task(turns.turn("b"))
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    await other
+    assert [type(one) for one in ended] == [*[type(None)] * (AT_ONCE + 3), NoTurn]
