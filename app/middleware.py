@@ -16,7 +16,7 @@ from app.auth import COMFY_V2_HEALTH, NO_TENANT, Doorkeeper, Principal, needs_ke
 from app.body.large import TenantCount
 from app.loop_shares import LoopShares, metered
 from app.problems import Problem
-from app.turns import LoopTurns, NoTurn
+from app.turns import MOST_WAITING, LoopTurns, NoTurn
 from storage.bucket.budget import budget_of
 from storage.fair_slots import NoSlot
 
@@ -133,7 +133,7 @@ class AuthMiddleware:
         try:
             await self._turns.turn(tenant)
         except NoTurn:
-            detail = "a thousand requests wait to begin already, yours or those of all clients without a key"
+            detail = f"{MOST_WAITING} requests wait to begin already, yours or those of all clients without a key"
             app = Problem("too-many-requests", detail, headers={"Retry-After": "1"}).response()
         await app(scope, receive, send)
 

@@ -9,7 +9,7 @@ from collections import deque
 
 AT_ONCE = 2
 """Requests of a group that begin in one iteration."""
-MOST_WAITING = 1_000
+MOST_WAITING = 400
 """Requests of a group that wait for their turn. Each holds its connection and what has arrived of its body, also when
 its client has gone: a body that is long is not read further, and only a read tells that a client has gone."""
 

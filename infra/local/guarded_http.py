@@ -70,8 +70,8 @@ class HeadLimits:
     max_pipelined: int = 1
     """Requests that one connection may queue behind the current one, with their parsed heads. A client whose answer
     has come in full may send its next request before the application returns."""
-    read_bytes: int = 64 * 1024
-    """Bytes that one read takes, a quarter of asyncio's default: a request that has not begun holds them."""
+    read_bytes: int = 32 * 1024
+    """Bytes that one read takes. asyncio's default of 256 KiB would be held of each request that has not begun."""
     write_s: float = 30.0
     min_read_bytes: int = 32 * 1024
     """A client that takes less of a pending answer than this in `write_s` is disconnected."""
@@ -328,6 +328,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         # Closing at once would reset the connection, and a client that still sends might never read its answer.
         if self.cycle.response_complete:  # otherwise a pipelined request has begun
+            self.cycle.body = bytearray()  # what nobody will read
             if self.cycle.more_body and not self.cycle.keep_alive:
                 self._discard_rest()
             elif self.cycle.more_body:

@@ -143,7 +143,11 @@ class HttpEngine:
                 socket = await connect_socket(self.url.replace("http", "ws", 1) + path, **options)
             else:
                 socket = await unix_connect(unix, f"ws://localhost{path}", **options)
-            await socket.send(FEATURE_FLAGS)
+            try:
+                await socket.send(FEATURE_FLAGS)
+            except BaseException:  # cancelled as well
+                socket.transport.abort()
+                raise
         except (OSError, TimeoutError, WebSocketException) as error:
             raise EngineUnavailable(f"the WebSocket failed: {type(error).__name__}: {error}") from error
         return socket
