@@ -100,6 +100,7 @@ class JobQueue:
 
     async def candidate(self, entries: list[QueueEntry]) -> Candidate | None:
         """Read the job that would be claimed first, and write the keys of its claim; None if none is queued."""
+        entries = list(entries)
         self._spread_left = max(0, self._spread_left - 1)
         while entries:
             entry = entries.pop(self._choice(entries))

@@ -303,7 +303,7 @@ async def test_shipped_examples_are_accepted(memory_api: Api) -> None:
         assert (await memory_api.client.post("/v1/jobs", json={"workflow": example(name)})).status_code == 202
 
 
-@pytest.mark.parametrize(("count", "thread"), [(2, "MainThread"), (300, "heavy_0")])
+@pytest.mark.parametrize(("count", "thread"), [(2, "MainThread"), (300, "heavy")])
 async def test_many_outputs_are_rendered_off_the_event_loop(
     memory_api: Api, monkeypatch: pytest.MonkeyPatch, count: int, thread: str
 ) -> None:
@@ -318,7 +318,7 @@ async def test_many_outputs_are_rendered_off_the_event_loop(
     sign = memory_api.objects.presign_get
 
     def signing(*args: Any, **options: Any) -> Any:
-        threads.add(threading.current_thread().name)
+        threads.add(threading.current_thread().name.partition("_")[0])
         return sign(*args, **options)
 
     monkeypatch.setattr(memory_api.objects, "presign_get", signing)
